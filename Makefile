@@ -1,0 +1,36 @@
+# Two commands set everything up: `make train` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: train test slow lint clean
+
+# The main job: a small model on the packaged minis, weighted by a critic.
+train: .venv/.base
+	$(BIN)/python -m wmtp_jax.train --algo critic
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -n 2
+
+# Long soak and torture runs, left out of `make test`.
+slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.base: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+.venv/.dev: .venv/.base
+	$(PIP) -e '.[dev,torch]'
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,300 @@
+"""What a person sees of a run: log lines, progress and tables.
+
+On a terminal all three go through one rich console, so that lines appear above a live
+bar and never through it. Elsewhere (a pipe, a file, CI) they are plain lines without a
+single control character. Both write to stdout; `train.log` gets the same lines with
+the time in front, and the progress lines even where the terminal shows a bar.
+"""
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import rich.progress
+import rich.table
+from rich.cells import cell_len
+from rich.columns import Columns
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+LOGGER = logging.getLogger("wmtp")
+CONSOLE = Console(highlight=False)
+
+_FILE_ONLY = {"file_only": True}  # `extra` of records that the terminal shows otherwise
+_STYLES = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+def on_terminal() -> bool:
+    """Whether stdout can show a live bar (FORCE_COLOR on a pipe does not count)."""
+    return CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and sys.stdout.isatty()
+
+
+class _TerminalHandler(logging.Handler):
+    """Log lines on stdout; a closed pipe silences them and does not stop the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _show(Text(self.format(record), style=_STYLES.get(record.levelno, "")))
+        except OSError:
+            self.setLevel(logging.CRITICAL + 1)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(record, "file_only", False)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        warning = record.levelno >= logging.WARNING
+        return f"{record.levelname.lower()}: {text}" if warning else text
+
+
+def _show(text: Text) -> None:
+    if on_terminal():
+        # soft_wrap: a path that is longer than the line can still be copied whole.
+        CONSOLE.print(text, soft_wrap=True)
+    else:
+        print(text.plain, flush=True)
+
+
+def setup_logging(run_folder: Path | None, verbose: bool) -> logging.Logger:
+    """Sends the logger `wmtp` to stdout and, appending, to `train.log`.
+
+    Args:
+      run_folder: an existing folder for `train.log`; None writes no file (dry run).
+      verbose: debug lines too.
+
+    Returns:
+      The logger. A second call replaces what the first one set up.
+    """
+    close_logging()
+    LOGGER.addHandler(_TerminalHandler())
+    LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
+    LOGGER.propagate = False  # libraries put handlers on the root: no line twice
+    if run_folder is not None:
+        file = logging.FileHandler(run_folder / "train.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOGGER.addHandler(file)
+    return LOGGER
+
+
+def close_logging() -> None:
+    """Closes `train.log` and leaves the logger as it was before `setup_logging`."""
+    for handler in list(LOGGER.handlers):
+        if isinstance(handler, (_TerminalHandler, logging.FileHandler)):
+            LOGGER.removeHandler(handler)
+            handler.close()
+    LOGGER.setLevel(logging.NOTSET)
+    LOGGER.propagate = True
+
+
+def number(value: object) -> str:
+    """A value as people read it.
+
+    Four significant digits for a float, groups of three digits from 10 000 on for
+    whole numbers, anything else as it is.
+
+    Example:
+      >>> number(3.21449), number(12345), number(5e-05), number("soft")
+      ('3.214', '12 345', '5e-05', 'soft')
+    """
+    if isinstance(value, float) and 9999.5 <= abs(value) < 1e15:
+        value = round(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}".replace(",", " ")
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    Example:
+      >>> duration(41.2), duration(90000)
+      ('0:00:41', '25:00:00')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def measured_fields(fields: dict[str, object]) -> list[str]:
+    """Names with their values; a name `x_per_s` becomes the unit x/s.
+
+    Example:
+      >>> measured_fields({"loss": 3.21449, "tokens_per_s": 12345.1})
+      ['loss 3.214', '12 345 tokens/s']
+    """
+    return [
+        f"{number(value)} {name.removesuffix('_per_s')}/s"
+        if name.endswith("_per_s")
+        else f"{name} {number(value)}"
+        for name, value in fields.items()
+    ]
+
+
+class _Bars(rich.progress.Progress):
+    """One line per job: what, bar, how far, time left; below it the measured fields.
+
+    The fields have lines of their own because eight of them are wider than a terminal
+    of 80 columns, and what does not fit on a line of the bar is cut off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.TextColumn("{task.fields[text]}", markup=False),
+            console=CONSOLE,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["measured"]:
+                yield Columns(map(Text, task.fields["measured"]), padding=(0, 2))
+
+
+class Progress:
+    """Shows how far a long job is: a bar on a terminal, a line now and then elsewhere.
+
+        with Progress(100, "train") as progress:
+            progress.update(step, loss=3.2, nll_0=2.98, tokens_per_s=12345.0)
+
+    `train.log` gets the lines in both cases. A job that ends early, by an exception
+    too, still shows its last update. A job inside another one shows its bar below the
+    other's for as long as it lasts.
+
+    Args:
+      total: steps of the whole job.
+      description: what is being done, one or two words.
+      start: steps done before this session, of a resumed job.
+      every: updates per line.
+      unit: what is counted.
+    """
+
+    _bars: ClassVar[_Bars | None] = None  # a terminal has room for one live display
+
+    def __init__(
+        self,
+        total: int,
+        description: str = "",
+        *,
+        start: int = 0,
+        every: int = 10,
+        unit: str = "step",
+    ):
+        self.total, self.description, self.unit = total, description, unit
+        self.start, self.every = start, every
+        self._line = ""
+        self._unwritten = 0
+        # Speed is that of the latest updates. The first one only starts the clock,
+        # since it contains the compilation.
+        self._times: deque[tuple[float, int]] = deque(maxlen=50)
+        self._task: rich.progress.TaskID | None = None  # None: no bar
+        self._outermost = False
+
+    def __enter__(self) -> "Progress":
+        if not on_terminal():
+            return self
+        if Progress._bars is None:
+            Progress._bars = _Bars()
+            Progress._bars.start()
+            self._outermost = True
+        self._task = Progress._bars.add_task(
+            self.description,
+            total=self.total,
+            completed=self.start,
+            text=f"{self.start}/{self.total}",
+            measured=[],
+        )
+        return self
+
+    def update(self, step: int, **fields: object) -> None:
+        """Says that `step` steps are done, and what the last one measured."""
+        self._times.append((time.monotonic(), step))
+        count, left = f"{step}/{self.total}", self._left(step)
+        measured = measured_fields(fields)
+        head = [self.description] if self.description else []
+        tail = [left] if left else []
+        self._line = "  ".join([*head, f"{self.unit} {count}", *measured, *tail])
+        self._unwritten += 1
+        if self._task is not None and Progress._bars is not None:
+            Progress._bars.update(self._task, completed=step, measured=measured)
+            Progress._bars.update(self._task, text="  ".join([count, *tail]))
+        if self._unwritten >= self.every or step >= self.total:
+            self._write()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._unwritten:
+            self._write()
+        if self._task is not None and Progress._bars is not None:
+            if self._outermost:
+                Progress._bars.stop()
+                Progress._bars = None
+            else:
+                Progress._bars.remove_task(self._task)
+        self._task = None
+
+    def _left(self, step: int) -> str:
+        (first_time, first_step), (last_time, _) = self._times[0], self._times[-1]
+        if not first_step < step < self.total:
+            return ""
+        per_step = (last_time - first_time) / (step - first_step)
+        return f"{duration(per_step * (self.total - step))} left"
+
+    def _write(self) -> None:
+        has_bar = self._task is not None
+        LOGGER.info("%s", self._line, extra=_FILE_ONLY if has_bar else None)
+        self._unwritten = 0
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Prints a table, writes it to `train.log`, and returns it as plain text.
+
+    Columns that hold only numbers are aligned to the right.
+
+    Raises:
+      ValueError: if a row has not one value per column.
+    """
+    rows = [list(row) for row in rows]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(
+                f"a row of table {title!r} must have {len(columns)} values, got {row}"
+            )
+    right = [
+        all(isinstance(row[i], (int, float)) for row in rows)
+        for i in range(len(columns))
+    ]
+    cells = [[number(value) for value in row] for row in rows]
+    plain = _plain_table(title, columns, cells, right)
+    if on_terminal():
+        pretty = rich.table.Table(title=Text(title), title_justify="left")
+        for column, is_number in zip(columns, right, strict=True):
+            pretty.add_column(Text(column), justify="right" if is_number else "left")
+        for row_cells in cells:
+            pretty.add_row(*map(Text, row_cells))
+        CONSOLE.print(pretty)
+    else:
+        print(plain, flush=True)
+    LOGGER.info("%s", plain, extra=_FILE_ONLY)
+    return plain
+
+
+def _plain_table(
+    title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool]
+) -> str:
+    lines = [list(columns), *cells]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    text = [title]
+    for line in lines:
+        padded = []
+        for cell, width, is_number in zip(line, widths, right, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(space + cell if is_number else cell + space)
+        text.append("  ".join(padded).rstrip())
+    return "\n".join(text)

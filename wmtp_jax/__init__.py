@@ -1,0 +1,1 @@
+"""The JAX trainer: pure functions, one jitted step, CPU, GPU and many devices."""

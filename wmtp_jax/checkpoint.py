@@ -1,0 +1,113 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped.
+
+Orbax writes each step into a temporary folder and renames it, so a killed save leaves
+no half checkpoint. It does not notice a flipped bit in an array, so a checksum over all
+arrays travels with them and is compared when they are read.
+"""
+
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from wmtp_jax.state import TrainState
+
+log = logging.getLogger("wmtp")
+
+
+def open_manager(folder: Path, *, keep: int | None) -> ocp.CheckpointManager:
+    """The checkpoints in `folder`, of which the newest `keep` stay (None: all)."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(folder.resolve(), options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager, step: int, state: TrainState, position: dict
+) -> None:
+    """Writes one checkpoint; `position` is JSON: data position, best nll, and so on."""
+    tree = _to_tree(state)
+    position = {**position, "checksum": _checksum(tree)}
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)
+    )
+    manager.save(step, args=arguments, force=True)
+    manager.wait_until_finished()
+
+
+def restore(
+    manager: ocp.CheckpointManager, like: TrainState, step: int | None = None
+) -> tuple[int, TrainState, dict] | None:
+    """`(step, state, position)` of `step`, else of the newest that can be read.
+
+    A damaged newest checkpoint is passed over with a warning. None if there is none.
+
+    Raises:
+      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    if step is not None and step not in steps:
+        have = ", ".join(map(str, sorted(steps))) or "none"
+        raise ValueError(f"there must be a checkpoint of step {step}, got: {have}")
+    for candidate in [step] if step is not None else steps:
+        try:
+            state, position = _read(manager, candidate, like)
+        except Exception as error:  # Orbax raises many kinds for a damaged folder
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning("checkpoint %d cannot be read: %s", candidate, reason[:200])
+            continue
+        return candidate, state, position
+    if steps:
+        raise ValueError(
+            f"no checkpoint in {manager.directory} can be read; got damaged ones: "
+            f"{', '.join(map(str, steps if step is None else [step]))}"
+        )
+    return None
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, like: TrainState
+) -> tuple[TrainState, dict]:
+    # Restoring into the live state's structure, never "as saved": a tuple that comes
+    # back as a list is a different optimizer state.
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_tree(like))
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
+    )
+    restored = manager.restore(step, args=arguments)
+    position = dict(restored["position"])
+    if _checksum(restored["state"]) != position.pop("checksum"):
+        raise ValueError("its arrays do not have the checksum they were saved with")
+    return _from_tree(restored["state"], like), position
+
+
+def _to_tree(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "key": jax.random.key_data(state.key),
+    }
+
+
+def _from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
+    return TrainState(
+        step=tree["step"],
+        params=tree["params"],
+        opt_state=tree["opt_state"],
+        key=jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key)),
+    )
+
+
+def _checksum(tree: Any) -> str:
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1), total)
+    return f"{total:08x}"

@@ -1,0 +1,176 @@
+"""The training loop: dispatch a step, read the last one, evaluate and save on time."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from shared.batches import Batch, TrainBatches
+from shared.config import Config
+from shared.console import Progress
+from shared.tracking import Tracker
+from wmtp_jax import checkpoint
+from wmtp_jax.state import TrainState
+from wmtp_jax.validate import validate
+
+
+@dataclass
+class Progressed:
+    """What the loop knows beside the arrays; saved with every checkpoint as JSON.
+
+    Attributes:
+      data: position in the training data.
+      first_eval, last_eval: metrics of the first and the newest evaluation.
+      best_nll, best_step: smallest validation nll so far and where it was.
+      worse: evaluations in a row that were no better.
+      stage1: how the value head's first stage ended.
+    """
+
+    data: dict[str, int]
+    first_eval: dict[str, float] | None = None
+    last_eval: dict[str, float] | None = None
+    best_nll: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    stage1: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What `fit` puts together; built once in `train.py`."""
+
+    cfg: Config
+    num_steps: int
+    step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+    train: TrainBatches
+    validation: list[Batch]
+    manager: Any
+    tracker: Tracker
+
+
+@dataclass
+class StopRequest:
+    """Set by the first Ctrl-C or SIGTERM; the loop then saves and ends."""
+
+    requested: bool = False
+
+
+def fit(
+    state: TrainState, done: Progressed, start: int, parts: Parts
+) -> tuple[TrainState, bool]:
+    """Trains from step `start` to the end: `(state, interrupted)`.
+
+    `done` is kept up to date. Metrics of step n are read after step n + 1 has been
+    dispatched, so that the device never waits for the host.
+
+    Raises:
+      FloatingPointError: if the loss is not finite; no checkpoint is written then.
+    """
+    cfg, train = parts.cfg, parts.train
+    with (
+        stop_on_signals() as stop,
+        Progress(parts.num_steps, cfg.algo, start=start) as progress,
+    ):
+        recorder = Recorder(parts.tracker, progress)
+        if start == 0:
+            done.first_eval = _evaluate(state, done, 0, parts)
+            parts.tracker.log(done.first_eval, 0)
+            _save(state, done, 0, parts)
+        for number in range(start + 1, parts.num_steps + 1):
+            batches = next(train)
+            state, metrics = parts.step(state, batches)
+            recorder.wait()
+            recorder.log({})
+            recorder.pending = (number, metrics, int(np.sum(batches.document_BL > 0)))
+            last = number == parts.num_steps or stop.requested
+            evaluates = number % cfg.train.eval_every == 0 or last
+            saves = number % cfg.train.save_every == 0 or last
+            if not (evaluates or saves):
+                continue
+            recorder.wait()
+            extra = _evaluate(state, done, number, parts) if evaluates else {}
+            recorder.log(extra)
+            enough = 0 < cfg.train.patience <= done.worse
+            if saves or enough:
+                _save(state, done, number, parts)
+            if stop.requested or enough:
+                break
+    return state, stop.requested
+
+
+class Recorder:
+    """Reads the metrics of the step dispatched last, and hands them on."""
+
+    def __init__(self, tracker: Tracker, progress: Progress) -> None:
+        self.tracker = tracker
+        self.progress = progress
+        self.pending: tuple[int, dict[str, Any], int] | None = None
+        self.read: dict[str, float] | None = None
+        self.clock = time.perf_counter()
+
+    def wait(self) -> None:
+        """Waits for the pending step and takes its time, before anything else runs."""
+        if self.pending is None:
+            return
+        number, metrics, tokens = self.pending
+        self.read = {name: float(x) for name, x in metrics.items()}  # host sync
+        if not math.isfinite(self.read["loss"]):
+            raise FloatingPointError(f"loss is {self.read['loss']} at step {number}")
+        now = time.perf_counter()
+        self.read["seconds"] = now - self.clock
+        self.read["tokens_per_s"] = tokens / self.read["seconds"]
+        self.clock = now
+
+    def log(self, extra: dict[str, float]) -> None:
+        """Logs the step that was waited for, with `extra` from an evaluation."""
+        if self.pending is not None and self.read is not None:
+            number = self.pending[0]
+            self.tracker.log({**self.read, **extra}, number)
+            shown = ("loss", "nll_head_", "tokens_per_s")
+            fields = {k: v for k, v in self.read.items() if k.startswith(shown)}
+            self.progress.update(number, **fields, **extra)
+        self.pending = self.read = None
+        if extra:  # an evaluation is no part of the next step's time
+            self.clock = time.perf_counter()
+
+
+def _evaluate(
+    state: TrainState, done: Progressed, number: int, parts: Parts
+) -> dict[str, float]:
+    metrics = validate(state.params, parts.validation, parts.eval_step, parts.cfg)
+    done.last_eval = metrics
+    nll = metrics["eval_nll_head_0"]
+    if done.best_nll is None or nll < done.best_nll - parts.cfg.train.min_delta:
+        done.best_nll, done.best_step, done.worse = nll, number, 0
+    else:
+        done.worse += 1
+    return metrics
+
+
+def _save(state: TrainState, done: Progressed, number: int, parts: Parts) -> None:
+    done.data = parts.train.state()
+    checkpoint.save(parts.manager, number, state, asdict(done))
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM asks the loop to end; a second one ends it."""
+    stop = StopRequest()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

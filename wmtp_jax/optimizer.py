@@ -1,0 +1,84 @@
+"""Optimizer and learning-rate schedule, from optax."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from shared.config import Config, OptimizerConfig
+
+
+def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Learning rate of update `n` (0, 1, ...): linear warm-up, then the schedule.
+
+    Warm-up step `n` takes `(n + 1) / warmup_steps` of the peak, so that no update is
+    wasted at rate 0. `linear` and `cosine` reach `final_lr_scale * lr` at `num_steps`.
+    """
+    rest = max(1, num_steps - cfg.warmup_steps)
+    last = cfg.final_lr_scale
+    after = {
+        "constant": optax.constant_schedule(cfg.lr),
+        "linear": optax.linear_schedule(cfg.lr, last * cfg.lr, rest),
+        "cosine": optax.cosine_decay_schedule(cfg.lr, rest, alpha=last),
+    }[cfg.schedule]
+    if cfg.warmup_steps == 0:
+        return after
+    first = cfg.lr / cfg.warmup_steps
+    warmup = optax.linear_schedule(first, cfg.lr, max(1, cfg.warmup_steps - 1))
+    return optax.join_schedules([warmup, after], [cfg.warmup_steps])
+
+
+def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, the update rule, and a rate per group of parameters."""
+    rule = cfg.optimizer
+    schedule = make_schedule(rule, num_steps)
+    decay = {"weight_decay": rule.weight_decay, "mask": is_matrix}
+    if rule.name == "adamw":
+        core = optax.adamw(
+            schedule, b1=rule.beta1, b2=rule.beta2, eps=rule.epsilon, **decay
+        )
+    elif rule.name == "lion":
+        core = optax.lion(schedule, b1=rule.beta1, b2=rule.beta2, **decay)
+    else:
+        core = optax.chain(
+            optax.add_decayed_weights(**decay),
+            optax.sgd(schedule, momentum=rule.beta1 or None),
+        )
+    scales = {
+        "trunk": 1.0,
+        "heads": rule.head_lr_scale,
+        "value": rule.value_lr_scale,
+    }
+    return optax.chain(
+        optax.clip_by_global_norm(rule.clip_norm), core, _scale_groups(scales)
+    )
+
+
+def is_matrix(params: Any) -> Any:
+    """True for the parameters that decay: matrices; not norms, biases, positions."""
+
+    def decays(path, leaf) -> bool:
+        names = [entry.key for entry in path]
+        return names[-1] in {"kernel", "embed", "unembed", "inner", "outer"}
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _scale_groups(scales: dict[str, float]) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        del params
+        return {
+            name: jax.tree.map(lambda u, s=scales[name]: u * s, group)
+            for name, group in updates.items()
+        }, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def freeze_trunk(updates: Any, frozen: jax.Array) -> Any:
+    """Head warm-up: the trunk's updates (or gradients) are 0 while `frozen` is True."""
+    trunk = jax.tree.map(
+        lambda u: jnp.where(frozen, jnp.zeros_like(u), u), updates["trunk"]
+    )
+    return {**updates, "trunk": trunk}

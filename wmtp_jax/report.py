@@ -1,0 +1,205 @@
+"""What a person reads: before a run (`--dry-run`), during it, and after it."""
+
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from shared import console, run_folder
+from shared.batches import Batch, unigram_entropy
+from shared.config import Config
+from shared.config_file import dump_config
+from shared.data import Split
+from shared.rows import documents_per_row
+from wmtp_jax.critic import Stage1
+from wmtp_jax.inputs import Inputs, count_steps, make_batches
+from wmtp_jax.loop import Progressed
+from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.reference import Reference
+from wmtp_jax.state import TrainState, init_params, init_state
+from wmtp_jax.step import make_train_step
+
+log = logging.getLogger("wmtp")
+MIB = 1024**2
+
+
+def count_parameters(params: dict[str, Any]) -> dict[str, int]:
+    """Numbers in each part: trunk, heads k >= 1, value head."""
+    return {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part))
+        for name, part in params.items()
+    }
+
+
+def log_inputs(cfg: Config, splits: dict[str, Split]) -> None:
+    """Says what is trained on, and how much of it was cut."""
+    for name, split in splits.items():
+        tokens = sum(len(document.tokens) for document in split.documents)
+        log.info("%s: %d documents, %d tokens", name, len(split.documents), tokens)
+        if split.num_cut:
+            log.warning(
+                "%s: %d of %d documents are longer than data.max_length = %d and were "
+                "cut at the end",
+                name,
+                split.num_cut,
+                len(split.documents),
+                cfg.data.max_length,
+            )
+
+
+def reward_source(cfg: Config) -> str | None:
+    """Where the critic's rewards come from, in one sentence."""
+    if cfg.algo != "critic":
+        return None
+    return "pseudo reward (no reward model): -mean ref_nll of the document, whitened"
+
+
+def log_reference(cfg: Config, reference: Reference) -> None:
+    """Says which reference and which rewards a run uses."""
+    log.info("reference: %s", reference.source)
+    if cfg.algo == "critic":
+        mean, deviation = reference.reward_moments
+        log.info(
+            "reward: %s (mean %.3f, deviation %.3f before)",
+            reward_source(cfg),
+            mean,
+            deviation,
+        )
+
+
+def log_stage1(stage1: Stage1) -> None:
+    """Says how good the value head is after its first stage."""
+    log.info(
+        "value head: best of %d epochs is %d, explained variance on validation %.4f",
+        stage1.epochs,
+        stage1.best_epoch,
+        stage1.explained_variance,
+    )
+    warn_if_useless(stage1.explained_variance)
+
+
+def warn_if_useless(explained_variance: float) -> None:
+    """A critic no better than a constant weighs tokens by noise: say so."""
+    if not explained_variance > 0:
+        log.warning(
+            "the value head explains nothing of the returns on validation (explained "
+            "variance %.4f, not above 0): its weights mean little",
+            explained_variance,
+        )
+
+
+def dry_run(inputs: Inputs) -> None:
+    """Prints config, parameters, batch shapes and memory of a run; writes nothing."""
+    cfg = inputs.cfg
+    print(dump_config(cfg), end="")
+    shapes = jax.eval_shape(lambda: init_params(cfg))
+    counts = count_parameters(shapes)
+    rows = [(name, f"{count:,}") for name, count in counts.items()]
+    rows.append(("all", f"{sum(counts.values()):,}"))
+    console.table("parameters", ("part", "number"), rows)
+    A, B, L = cfg.train.accumulation, cfg.data.batch_size, cfg.data.max_length
+    train, validation = make_batches(cfg, inputs.splits, None)
+    num_steps = count_steps(cfg, train)
+    compiled = _compile(inputs, num_steps, (A, B, L))
+    memory = compiled.memory_analysis()
+    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    lengths = sorted({batch.tokens_BL.shape for batch in validation})
+    console.table(
+        "run",
+        ("what", "value"),
+        [
+            ("steps", f"{num_steps:,}"),
+            ("training batch [A, B, L]", f"[{A}, {B}, {L}]"),
+            ("prediction heads K", str(cfg.heads.count)),
+            ("validation batches [B, L]", " ".join(map(str, map(list, lengths)))),
+            ("memory: parameters, moments, batch", f"{held / MIB:,.0f} MiB"),
+            ("memory: temporary in a step (XLA)", f"{temporary / MIB:,.0f} MiB"),
+        ],
+    )
+
+
+def _compile(inputs: Inputs, num_steps: int, shape: tuple[int, int, int]) -> Any:
+    cfg = inputs.cfg
+    tx = make_optimizer(cfg, num_steps)
+    state = jax.eval_shape(lambda: init_state(cfg, init_params(cfg), tx))
+    step, _ = make_train_step(cfg, tx, num_steps, inputs.mesh)
+    types = {name: jnp.int32 for name in ("tokens_BL", "document_BL", "positions_BL")}
+    types |= {"target_BL": jnp.bool_, "permutation_BL": jnp.int32}
+    types |= {name: jnp.float32 for name in ("ref_nll_BL", "reward_BL", "noise_BL")}
+    arrays = {n: jax.ShapeDtypeStruct(shape, dtype) for n, dtype in types.items()}
+    num_documents = documents_per_row(cfg.data.max_length, cfg.data.layout)
+    return step.lower(state, Batch(**arrays, num_documents=num_documents)).compile()
+
+
+def summarize(
+    inputs: Inputs,
+    reference: Reference | None,
+    done: Progressed,
+    state: TrainState,
+    num_steps: int,
+) -> dict[str, Any]:
+    """What `summary.json` holds: the outcome, and everything it rests on."""
+    cfg = inputs.cfg
+    steps = int(state.step)
+    return {
+        "run_name": cfg.run_name,
+        "algo": cfg.algo,
+        "rule": cfg.rule,
+        "control": cfg.weighting.control,
+        "heads": cfg.heads.count,
+        "seed": cfg.seed,
+        "steps": steps,
+        "stopped_early": steps < num_steps,
+        "eval_before": done.first_eval,
+        "eval_after": done.last_eval,
+        "best_eval_nll_head_0": done.best_nll,
+        "best_step": done.best_step,
+        "validation_unigram_entropy": unigram_entropy(
+            inputs.splits["validation"], cfg.model.vocab_size
+        ),
+        "reference": reference.source if reference else None,
+        "reward": reward_source(cfg),
+        "value_head_stage1": done.stage1,
+        "documents": {n: len(s.documents) for n, s in inputs.splits.items()},
+        "documents_cut": {n: s.num_cut for n, s in inputs.splits.items()},
+        "parameters": count_parameters(state.params),
+        "device": str(jax.devices()[0].device_kind),
+        "peak_memory_mib": round(peak_memory() / MIB),
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: what the accelerator held at most, or this process on a CPU."""
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "peak_bytes_in_use" in statistics:
+        return statistics["peak_bytes_in_use"]
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+
+
+def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) -> None:
+    """Writes `summary.json`, prints the outcome and where to look."""
+    run_folder.write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    before, after = summary["eval_before"], summary["eval_after"]
+    rows = [
+        (name.removeprefix("eval_"), f"{before[name]:.4f}", f"{after[name]:.4f}")
+        for name in after
+    ]
+    title = f"{cfg.algo}: validation before and after {summary['steps']} steps"
+    console.table(title, ("head", "before", "after"), rows)
+    log.info(
+        "validation nll (head 0) %.4f; unigram entropy of the validation split %.4f",
+        after["eval_nll_head_0"],
+        summary["validation_unigram_entropy"],
+    )
+    if "eval_explained_variance" in after:
+        warn_if_useless(after["eval_explained_variance"])
+    log.info("run folder: %s", path)
+    if ui_command:
+        log.info("look at it: %s", ui_command)

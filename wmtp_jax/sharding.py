@@ -1,0 +1,41 @@
+"""Which device holds what: parameters everywhere, rows of a batch split evenly."""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from shared.config import Config
+
+
+def make_mesh(cfg: Config) -> Mesh:
+    """One axis, `data`, over all devices of the chosen kind.
+
+    Raises:
+      ValueError: if there is no such device, or rows cannot be split evenly.
+    """
+    kind = cfg.machine.device
+    try:
+        devices = jax.devices(None if kind == "auto" else kind)
+    except RuntimeError:
+        found = sorted({device.platform for device in jax.devices()})
+        raise ValueError(
+            f"machine.device must be a device that JAX sees here ({', '.join(found)}), "
+            f"got {kind!r}"
+        ) from None
+    if cfg.data.batch_size % len(devices):
+        raise ValueError(
+            f"data.batch_size must be a multiple of the {len(devices)} devices, got "
+            f"{cfg.data.batch_size}"
+        )
+    return Mesh(devices, ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_rows(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:
+    """Rows over `data`: axis 1 of `[A, B, L]`, axis 0 of `[B, L]`."""
+    if micro_batches:
+        return NamedSharding(mesh, PartitionSpec(None, "data"))
+    return NamedSharding(mesh, PartitionSpec("data"))

@@ -1,0 +1,192 @@
+"""One update, and one evaluation pass: pure functions, and the makers that jit them.
+
+    gradient = grad_L / W + value_loss_coef * grad_V / N
+
+`grad_L`, `W`, `grad_V`, `N` are summed over micro-batches (a scan) and devices (by the
+sharding of the rows) and divided once, so 1 x 8 and 8 x 1 are the same step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from shared.batches import Batch
+
+from shared import weighting
+from shared.config import Config
+from wmtp_jax import critic, sharding
+from wmtp_jax.loss import Extremes, Sums, micro_batch_sums, run_heads
+from wmtp_jax.optimizer import freeze_trunk, make_schedule
+from wmtp_jax.state import TrainState
+
+
+def gradients(
+    params: Any, batch: Batch, cfg: Config, dropout_key: jax.Array | None
+) -> tuple[Any, Any, Sums, Extremes]:
+    """`(grad_L, grad_V, sums, extremes)` of one micro-batch; grad_V is `{}` if none.
+
+    While the value loss stays out of the trunk, the two gradients touch different
+    parameters (weights are constants), so one backward pass gives both.
+    """
+
+    def losses(params):
+        sums, extremes = micro_batch_sums(params, batch, cfg, dropout_key)
+        return (sums.loss_sum, sums.value_sum), (sums, extremes)
+
+    _, pull_back, (sums, extremes) = jax.vjp(losses, params, has_aux=True)
+    one, zero = jnp.ones(()), jnp.zeros(())
+    if cfg.algo == "critic" and cfg.critic.trunk_gradient:
+        (grad_L,), (grad_V,) = pull_back((one, zero)), pull_back((zero, one))
+        return grad_L, grad_V, sums, extremes
+    (both,) = pull_back((one, one))
+    if cfg.algo != "critic":
+        return both, {}, sums, extremes
+    silent = jax.tree.map(jnp.zeros_like, both["value"])
+    return {**both, "value": silent}, {"value": both["value"]}, sums, extremes
+
+
+def accumulate(
+    state: TrainState, batches: Batch, cfg: Config
+) -> tuple[Any, Sums, Extremes]:
+    """Gradient of the loss over all micro-batches `[A, B, L]`, divided once."""
+    step_key = jax.random.fold_in(state.key, state.step)
+    use_dropout = cfg.model.dropout > 0
+
+    def micro(carry, inputs):
+        number, batch = inputs
+        key = jax.random.fold_in(step_key, number) if use_dropout else None
+        grad_L, grad_V, sums, extremes = gradients(state.params, batch, cfg, key)
+        (total_L, total_V, total), extreme = carry
+        added = jax.tree.map(jnp.add, (total_L, total_V, total), (grad_L, grad_V, sums))
+        extreme = Extremes(
+            smallest=jnp.minimum(extreme.smallest, extremes.smallest),
+            largest=jnp.maximum(extreme.largest, extremes.largest),
+        )
+        return (added, extreme), None
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    shapes = jax.eval_shape(lambda: gradients(state.params, first, cfg, None)[:3])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    start = (zeros, Extremes(jnp.array(jnp.inf), jnp.array(-jnp.inf)))
+    numbers = jnp.arange(batches.tokens_BL.shape[0])
+    ((grad_L, grad_V, sums), extremes), _ = jax.lax.scan(
+        micro, start, (numbers, batches)
+    )
+    gradient = divide(grad_L, grad_V, sums, cfg.critic.value_loss_coef)
+    return gradient, sums, extremes
+
+
+def divide(grad_L: Any, grad_V: Any, sums: Sums, value_loss_coef: float) -> Any:
+    """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0."""
+    scale_L = weighting.ratio(jnp.ones(()), sums.weight)
+    scale_V = value_loss_coef * weighting.ratio(jnp.ones(()), sums.value_count)
+    gradient = jax.tree.map(lambda g: g * scale_L, grad_L)
+    for name, group in grad_V.items():
+        gradient[name] = jax.tree.map(
+            lambda g, v: g + scale_V * v, gradient[name], group
+        )
+    return gradient
+
+
+def train_step(
+    state: TrainState,
+    batches: Batch,
+    *,
+    cfg: Config,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update over the micro-batches `[A, B, L]`: `(new state, metrics)`."""
+    gradient, sums, extremes = accumulate(state, batches, cfg)
+    metrics = step_metrics(sums, extremes, cfg)
+    metrics["grad_norm_trunk"] = optax.tree.norm(gradient["trunk"])
+    others = {name: group for name, group in gradient.items() if name != "trunk"}
+    metrics["grad_norm_heads"] = optax.tree.norm(others) if others else jnp.zeros(())
+    metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
+    frozen = state.step < cfg.heads.warmup_steps
+    if cfg.heads.warmup_steps:
+        gradient = freeze_trunk(gradient, frozen)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    if cfg.heads.warmup_steps:  # weight decay moves parameters without a gradient, too
+        updates = freeze_trunk(updates, frozen)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        key=state.key,
+    )
+    return new_state, metrics
+
+
+def step_metrics(sums: Sums, extremes: Extremes, cfg: Config) -> dict[str, jax.Array]:
+    """What a step logs; `weight_ess` and `kept_fraction` are shares of the targets."""
+    weights = sums.weights
+    nll_K = weighting.ratio(sums.nll_K, sums.rows_K)
+    some = weights["count"] > 0
+    metrics = {"loss": weighting.ratio(sums.loss_sum, sums.weight)}
+    for k in range(cfg.heads.count):
+        metrics[f"nll_head_{k}"] = nll_K[k]
+    for k in range(cfg.heads.count):
+        metrics[f"rows_head_{k}"] = sums.rows_K[k]
+    if cfg.algo == "critic":
+        metrics["value_loss"] = weighting.ratio(sums.value_sum, sums.value_count)
+    return metrics | {
+        "weight_mean": weighting.ratio(weights["w"], weights["count"]),
+        "weight_min": jnp.where(some, extremes.smallest, 0.0),
+        "weight_max": jnp.where(some, extremes.largest, 0.0),
+        "weight_entropy": weighting.weight_entropy(weights),
+        "weight_ess": weighting.ratio(
+            weighting.effective_sample_size(weights), weights["count"]
+        ),
+        "kept_fraction": weighting.ratio(weights["kept"], weights["count"]),
+    }
+
+
+def make_train_step(
+    cfg: Config, tx: optax.GradientTransformation, num_steps: int, mesh: Mesh
+) -> tuple[Callable[..., Any], list[int]]:
+    """The jitted step, and a list that grows by one entry at every trace of it."""
+    schedule = make_schedule(cfg.optimizer, num_steps)
+    traces: list[int] = []
+
+    def step(state: TrainState, batches: Batch):
+        traces.append(len(traces))
+        return train_step(state, batches, cfg=cfg, tx=tx, schedule=schedule)
+
+    whole = sharding.replicated(mesh)
+    rows = sharding.split_rows(mesh, micro_batches=True)
+    jitted = jax.jit(
+        step,
+        in_shardings=(whole, rows),
+        out_shardings=(whole, whole),
+        donate_argnames=("state",),
+    )
+    return jitted, traces
+
+
+def eval_step(params: Any, batch: Batch, *, cfg: Config) -> dict[str, jax.Array]:
+    """Unweighted sums over every target of `[B, L]` rows, and the critic's readings."""
+    outputs, nll_BLK, mask_BLK = run_heads(params, batch, cfg)
+    result = {
+        "nll_K": jnp.sum(jnp.where(mask_BLK, nll_BLK, 0.0), axis=(0, 1)),
+        "count_K": jnp.sum(mask_BLK, axis=(0, 1)),
+    }
+    if cfg.algo == "critic":
+        value_BL = critic.read_values(params["value"], outputs.hidden_BLD)
+        _, _, return_BL = critic.value_targets(value_BL, batch, cfg, gae_lambda=1.0)
+        result |= {"value_BL": value_BL, "return_BL": return_BL}
+    return result
+
+
+def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[..., Any]:
+    """The jitted evaluation pass; it compiles once per length bucket."""
+    whole = sharding.replicated(mesh)
+    rows = sharding.split_rows(mesh, micro_batches=False)
+    return jax.jit(
+        lambda params, batch: eval_step(params, batch, cfg=cfg),
+        in_shardings=(whole, rows),
+        out_shardings=whole,
+    )

@@ -1,0 +1,86 @@
+"""Which documents share a row of training, and in which order they come.
+
+Nothing is random but what a NumPy Philox generator keyed by the seed says, so both
+backends and every resumed run see the same. L positions of a row, S documents in it.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+MIN_DOCUMENT = 2  # a shorter one has nothing to predict
+OPEN_ROWS = 64
+# Streams of one Philox key: 2^192 numbers lie between two of them.
+NOISE, PERMUTATION, ORDER = range(3)
+
+
+def generator(seed: int, number: int, stream: int) -> np.random.Generator:
+    """Philox keyed by (seed, number), at the start of one of its streams."""
+    key = np.array([seed % 2**64, number], np.uint64)
+    counter = np.array([0, 0, 0, stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """In which order an epoch offers its `n` documents to the rows."""
+    return generator(seed, epoch, ORDER).permutation(n)
+
+
+def documents_per_row(max_length: int, layout: str) -> int:
+    """S: 1 if rows are padded, else one document for every 16 positions."""
+    return 1 if layout == "padded" else max(1, max_length // 16)
+
+
+def pack_epoch(
+    lengths: Sequence[int],
+    *,
+    max_length: int,
+    max_documents: int,
+    order: Sequence[int] | np.ndarray,
+) -> list[list[int]]:
+    """Lays whole documents out in rows: first fit over at most 64 open rows.
+
+    Args:
+      lengths: tokens of each document, at most `max_length`.
+      max_length: L.
+      max_documents: S; 1 gives every document its own row.
+      order: document indices in the order in which they are laid out.
+
+    Returns:
+      Document indices of each row, rows in the order in which they were begun.
+
+    Example:
+      >>> pack_epoch([5, 4, 3, 2], max_length=8, max_documents=8, order=[0, 1, 2, 3])
+      [[0, 2], [1, 3]]
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    still_open: deque[int] = deque()
+    for index in map(int, order):
+        length = lengths[index]
+        if length > max_length:
+            raise ValueError(
+                f"documents must have at most {max_length} tokens, got {length}"
+            )
+        chosen = next((row for row in still_open if room[row] >= length), None)
+        if chosen is None:
+            if len(still_open) == OPEN_ROWS:
+                still_open.popleft()
+            chosen = len(rows)
+            rows.append([])
+            room.append(max_length)
+            still_open.append(chosen)
+        rows[chosen].append(index)
+        room[chosen] -= length
+        if room[chosen] < MIN_DOCUMENT or len(rows[chosen]) == max_documents:
+            still_open.remove(chosen)
+    return rows
+
+
+def padding_share(
+    rows: Sequence[Sequence[int]], lengths: Sequence[int], max_length: int
+) -> float:
+    """Which part of the positions of `rows` is padding, in [0, 1]."""
+    used = sum(lengths[index] for row in rows for index in row)
+    return 1 - used / (len(rows) * max_length) if rows else 0.0

@@ -1,0 +1,148 @@
+"""A cache on disk of what a frozen reference says of every token.
+
+One file per split and reference, `<key>.safetensors`; the key is a digest of all that
+decides the numbers. A file is whole or absent: it is written under another name and
+renamed. What is read is checked against its own digest and never trusted otherwise.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+log = logging.getLogger("wmtp")
+
+
+def signal_key(**parts: object) -> str:
+    """Digest of everything that decides the signals; the order of parts is none of it.
+
+    Args:
+      parts: JSON values by name: digests of model, tokenizer and data, max_length, ...
+
+    Returns:
+      64 hexadecimal digits.
+
+    Example:
+      >>> signal_key(model="a", max_length=128) == signal_key(max_length=128, model="a")
+      True
+      >>> signal_key(max_length=128) == signal_key(max_length=256)
+      False
+    """
+    text = json.dumps(parts, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(folder: str | Path, key: str, ref_nll: Sequence[np.ndarray]) -> Path:
+    """Writes the `ref_nll` of a split's documents; a whole file or none.
+
+    Args:
+      folder: where cached signals lie; made if need be.
+      key: what `signal_key` gave.
+      ref_nll: per document, nats of each token under the reference, 0 at non-targets.
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: if a number is not finite, or the file cannot be written.
+    """
+    offsets = _offsets([len(x) for x in ref_nll])
+    flat = np.zeros(int(offsets[-1]), np.float32)
+    for start, x in zip(offsets[:-1], ref_nll, strict=True):
+        flat[start : start + len(x)] = x
+    if not np.isfinite(flat).all():
+        count = int((~np.isfinite(flat)).sum())
+        raise ValueError(
+            f"ref_nll must be finite, got {count} other numbers among {flat.size} (has "
+            "the reference diverged?)"
+        )
+    metadata = {"key": key, "sha256": _content_digest(flat, offsets)}
+    content = safetensors.numpy.save({"ref_nll": flat, "offsets": offsets}, metadata)
+    path = Path(folder) / f"{key}.safetensors"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, content)
+    except OSError as error:
+        raise ValueError(
+            f"the cache of signals must be in a folder that can be written, got "
+            f"{str(folder)!r}: {error.strerror}"
+        ) from None
+    return path
+
+
+def load(
+    folder: str | Path, key: str, lengths: Sequence[int]
+) -> tuple[np.ndarray, ...] | None:
+    """Reads what `save` wrote; None if it is absent or cannot be trusted.
+
+    Args:
+      folder, key: as for `save`.
+      lengths: tokens of each document of the split, in order.
+
+    Returns:
+      `ref_nll` per document, float32. A file that is damaged, or made for another key
+      or other lengths, counts as absent; a warning says so.
+    """
+    path = Path(folder) / f"{key}.safetensors"
+    try:
+        flat, offsets = _read_checked(path, key, lengths)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError) as error:
+        log.warning("%s is not used and will be made anew: %s", path, error)
+        return None
+    return tuple(np.split(flat, offsets[1:-1])) if len(lengths) else ()
+
+
+def _read_checked(
+    path: Path, key: str, lengths: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+        if set(file.keys()) != {"ref_nll", "offsets"}:
+            raise ValueError(f"must hold ref_nll and offsets, got {list(file.keys())}")
+        flat, offsets = file.get_tensor("ref_nll"), file.get_tensor("offsets")
+    if metadata.get("key") != key:
+        raise ValueError(f"must be of key {key}, got {metadata.get('key')}")
+    if metadata.get("sha256") != _content_digest(flat, offsets):
+        raise ValueError("its content does not match its digest")
+    if (flat.dtype, offsets.dtype) != (np.float32, np.int64):
+        raise ValueError(
+            f"must be float32 and int64, got {flat.dtype}, {offsets.dtype}"
+        )
+    if not np.array_equal(offsets, _offsets(lengths)) or flat.shape != offsets[-1:]:
+        raise ValueError("its documents have other lengths than those of the split")
+    return flat, offsets
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(
+        np.int64
+    )
+
+
+def _content_digest(flat: np.ndarray, offsets: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in (flat, offsets):
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    # The process number keeps two runs that fill one cache apart.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

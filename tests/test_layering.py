@@ -127,15 +127,21 @@ def test_only_makers_jit():
 
 HIDE_TORCH = """
 import sys
+from importlib.machinery import PathFinder
 
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torch":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class WithoutTorch(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.split(".")[0] == "torch"
+        return None if hidden else super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, Hidden())
-from wmtp_jax.train import main
-sys.exit(main(sys.argv[1:]))
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTorch
+try:
+    import torch
+except ModuleNotFoundError:
+    from wmtp_jax.train import main
+    sys.exit(main(sys.argv[1:]))
+sys.exit("torch is not hidden")
 """
 
 

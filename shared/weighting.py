@@ -111,6 +111,9 @@ def soft_weights(
     check(scope in ("document", "window"), "scope must be document or window", scope)
     xp = array_namespace(score_BLK, mask_BLK, member_BLS)
     total, spread, highest = scope_reductions(xp, member_BLS, scope)
+    # No weight exceeds the number of targets, so this bound changes no result; it only
+    # keeps exp from overflowing under a huge or infinite ceiling.
+    weight_ceiling = min(weight_ceiling, max(1, math.prod(score_BLK.shape[1:])))
 
     scaled_BLK = where(xp, mask_BLK, score_BLK / temperature)
     top = highest(scaled_BLK, mask_BLK)
@@ -351,9 +354,14 @@ def reward_moments(reward_N: Float[Array, " N"]) -> tuple[Array, Array]:
 def whiten(reward_N: Float[Array, " N"], mean: Any, deviation: Any) -> Array:
     """`(R - mean) / deviation`; all 0 if the deviation is under 1e-6."""
     xp = array_namespace(reward_N)
-    flat = xp.asarray(deviation, dtype=reward_N.dtype) < SMALLEST_REWARD_DEVIATION
-    safe = xp.where(flat, xp.ones_like(reward_N), deviation * xp.ones_like(reward_N))
-    return xp.where(flat, xp.zeros_like(reward_N), (reward_N - mean) / safe)
+    mean_N, deviation_N = (
+        xp.asarray(x, dtype=reward_N.dtype, device=device_of(reward_N))
+        * xp.ones_like(reward_N)
+        for x in (mean, deviation)
+    )
+    flat_N = deviation_N < SMALLEST_REWARD_DEVIATION
+    safe_N = xp.where(flat_N, xp.ones_like(reward_N), deviation_N)
+    return where(xp, ~flat_N, (reward_N - mean_N) / safe_N)
 
 
 def shuffle_scores(score_BL: Array, permutation_BL: Int[Array, "B L"]) -> Array:
@@ -362,7 +370,9 @@ def shuffle_scores(score_BL: Array, permutation_BL: Int[Array, "B L"]) -> Array:
     The permutation stays within `T(d)` and is the identity elsewhere.
     """
     xp = array_namespace(score_BL, permutation_BL)
-    return xp.take_along_axis(score_BL, permutation_BL, axis=1)
+    # torch gathers by its own index type (int64) only.
+    index = xp.__array_namespace_info__().default_dtypes()["indexing"]
+    return xp.take_along_axis(score_BL, xp.astype(permutation_BL, index), axis=1)
 
 
 def random_scores(noise_BL: Array, target_BL: Bool[Array, "B L"]) -> Array:
@@ -399,7 +409,7 @@ def weighted_sum(
         list(head_weight), dtype=nll_BLK.dtype, device=device_of(nll_BLK)
     )
     full_BLK = w_BLK * factor_K[None, None, :]
-    return xp.sum(where(xp, full_BLK > 0, full_BLK * nll_BLK)), xp.sum(full_BLK)
+    return xp.sum(full_BLK * where(xp, full_BLK > 0, nll_BLK)), xp.sum(full_BLK)
 
 
 def ratio(total: Array, weight: Array) -> Array:
@@ -447,6 +457,8 @@ def explained_variance(return_N: Array, value_N: Array, mask_N: Array) -> Array:
 
     def variance(x_N):
         mean = xp.sum(where(xp, mask_N, x_N)) / count
+        # Takes the rounding of the mean out, so that equal numbers vary by exactly 0.
+        mean = mean + xp.sum(where(xp, mask_N, x_N - mean)) / count
         return xp.sum(where(xp, mask_N, x_N - mean) ** 2) / count
 
     spread = variance(return_N)

@@ -1,17 +1,35 @@
-"""JAX flags and offline environment for every test, set before JAX starts."""
+"""JAX flags and offline environment for every test, set before JAX starts.
+
+Compilation is most of the time of these tests: XLA optimises little, and what one test
+or process has compiled the others find in a cache that lives as long as the session.
+"""
 
 import os
+import tempfile
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def pytest_configure(config):
+    # Workers of pytest-xdist start from the main process, and so share its folder.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        config.cache_of_jax = tempfile.TemporaryDirectory(prefix="jax-cache-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.cache_of_jax.name
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "cache_of_jax"):
+        config.cache_of_jax.cleanup()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def jax_flags(tmp_path_factory):
-    """Implicit rank or dtype promotion in our code is an error."""
+def jax_flags():
+    """Implicit rank promotion in our code is an error."""
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")

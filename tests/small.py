@@ -54,7 +54,9 @@ def small_batch(rows=2, length=16, *, seed=0, vocab=31, lengths=None) -> Batch:
             positions_BL[row, here] = np.arange(n)
             target_BL[row, start + 1 : start + n] = True
             reward_BL[row, here] = rng.normal()
-            permutation_BL[row, start + 1 : start + n] = start + 1 + rng.permutation(n - 1)
+            permutation_BL[row, start + 1 : start + n] = (
+                start + 1 + rng.permutation(n - 1)
+            )
             start += n
     tokens_BL = rng.integers(0, vocab, (rows, length)).astype(np.int32)
     batch = Batch(

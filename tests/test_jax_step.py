@@ -12,7 +12,7 @@ from shared.config import HeadsConfig, ModelConfig, OptimizerConfig, TrainConfig
 from tests import oracle
 from tests.small import ALGOS, micro_batches, reshape, small_batch, small_config
 from wmtp_jax import loss, optimizer, sharding, step
-from wmtp_jax.state import init_params, init_state
+from wmtp_jax.state import init_params, init_state, make_state
 
 UNEVEN = [[9, 4], [2], [12], [5, 5, 5], [], [16], [3, 3], [7, 8]]
 
@@ -106,7 +106,7 @@ def test_every_head_learns_its_own_target_and_no_other(head_type):
         optimizer=OptimizerConfig(lr=1e-2),
         data=replace(cfg.data, batch_size=1, max_length=L),
     )
-    state, run = assembled(cfg, 250)
+    state, run, _ = assembled(cfg, 250)
     batches = micro_batches(batch, 1)
     for _ in range(250):
         state, metrics = run(state, batches)
@@ -137,14 +137,12 @@ def run_trunk(params, batch, cfg):
     )
 
 
-def assembled(cfg, num_steps, params=None):
-    """State and jitted step as `train.run` makes them."""
+def assembled(cfg, num_steps):
+    """State, jitted step and its traces as `train.run` makes them."""
     tx = optimizer.make_optimizer(cfg, num_steps)
-    state = init_state(cfg, init_params(cfg) if params is None else params, tx)
-    run, traces = step.make_train_step(cfg, tx, num_steps, sharding.make_mesh(cfg))
-    run_and_traces = run
-    assembled.traces = traces
-    return state, run_and_traces
+    mesh = sharding.make_mesh(cfg)
+    run, traces = step.make_train_step(cfg, tx, num_steps, mesh)
+    return make_state(cfg, tx), run, traces
 
 
 @pytest.mark.parametrize("algo", ["rho1-weighted", "rho1-tokenskip", "critic"])
@@ -243,7 +241,7 @@ def test_packed_equals_one_by_one(algo):
         alone = reshape(packed, lambda x, s=start, n=n: x[:, s : s + n])
         alone = replace(
             alone,
-            document_BL=np.ones_like(alone.document_BL),
+            document_BL=jnp.ones_like(alone.document_BL),
             permutation_BL=alone.permutation_BL - start,
         )
         one_by_one.append(loss.micro_batch_sums(params, alone, cfg)[0])
@@ -260,7 +258,7 @@ def test_packed_equals_one_by_one(algo):
 def test_a_batch_with_nothing_in_it_changes_nothing_but_decay(algo):
     cfg = small_config(algo, optimizer=OptimizerConfig(weight_decay=0.0))
     empty = small_batch(lengths=[[], [1]])
-    state, run = assembled(cfg, 1)
+    state, run, _ = assembled(cfg, 1)
     before = jax.tree.map(np.asarray, state.params)
     state, metrics = run(state, micro_batches(empty, 1))
     assert all(np.isfinite(float(x)) for x in metrics.values())
@@ -271,7 +269,7 @@ def test_a_batch_with_nothing_in_it_changes_nothing_but_decay(algo):
 def test_traced_once_and_head_warmup_leaves_the_trunk_alone():
     cfg = small_config("critic")
     cfg = replace(cfg, heads=replace(cfg.heads, warmup_steps=2))
-    state, run = assembled(cfg, 4)
+    state, run, traces = assembled(cfg, 4)
     start = jax.tree.map(np.asarray, state.params)
     for number in range(1, 4):
         state, _ = run(state, micro_batches(small_batch(seed=number), 1))
@@ -287,7 +285,7 @@ def test_traced_once_and_head_warmup_leaves_the_trunk_alone():
             for name in ("trunk", "heads", "value")
         }
         assert moved == {"trunk": number > 2, "heads": True, "value": True}
-    assert len(assembled.traces) == 1
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
@@ -297,7 +295,7 @@ def test_rates_of_the_groups_scale(name):
     plain = replace(cfg, optimizer=replace(base, head_lr_scale=1.0, value_lr_scale=1.0))
     moves = []
     for one in (cfg, plain):
-        state, run = assembled(one, 1)
+        state, run, _ = assembled(one, 1)
         before = jax.tree.map(np.asarray, state.params)
         state, _ = run(state, micro_batches(small_batch(), 1))
         moves.append(jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before))
@@ -321,9 +319,7 @@ def test_rates_of_the_groups_scale(name):
 )
 def test_schedules_warm_up_and_end_where_they_say(schedule, last):
     rate = optimizer.make_schedule(
-        OptimizerConfig(
-            lr=1.0, schedule=schedule, warmup_steps=4, final_lr_scale=0.1
-        ),
+        OptimizerConfig(lr=1.0, schedule=schedule, warmup_steps=4, final_lr_scale=0.1),
         20,
     )
     got = [float(rate(n)) for n in range(21)]
@@ -350,7 +346,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
     exact, rough = loss_of(params, batch, cfg), loss_of(params, batch, half)
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.05)
-    state, run = assembled(half, 1)
+    state, run, _ = assembled(half, 1)
     state, _ = run(state, micro_batches(batch, 1))
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 
@@ -358,7 +354,9 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
 def test_heads_beyond_the_documents_have_no_targets():
     cfg = small_config(heads=5)
     cfg = replace(cfg, heads=HeadsConfig(count=5))
-    sums, _ = loss.micro_batch_sums(params_of(cfg), small_batch(lengths=[[3], [2]]), cfg)
+    sums, _ = loss.micro_batch_sums(
+        params_of(cfg), small_batch(lengths=[[3], [2]]), cfg
+    )
     assert sums.rows_K.tolist() == [3.0, 1.0, 0.0, 0.0, 0.0]
     metrics = step.step_metrics(sums, loss.Extremes(jnp.ones(()), jnp.ones(())), cfg)
     assert float(metrics["nll_head_4"]) == 0

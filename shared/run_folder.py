@@ -13,7 +13,7 @@ from shared.config import Config
 from shared.config_file import build, dump_config, flatten, load_config
 
 # Fields that a resumed run may change: they decide how long it runs and what it tells,
-# not what a step computes.
+# not what a step computes (but a linear or cosine schedule ends where the run does).
 FREE_ON_RESUME = {
     "output_dir",
     "run_name",
@@ -43,15 +43,15 @@ def create(cfg: Config) -> tuple[Path, Config]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
-    except FileExistsError:
+    except OSError as error:
+        if not path.parent.is_dir() or not path.exists():
+            raise ValueError(
+                "output_dir must be a folder that can be written, got "
+                f"{cfg.output_dir!r}: {error.strerror}"
+            ) from None
         raise ValueError(
             f"run_name must be new, got {name!r}, whose folder {path} exists (go on "
             f"with it by --resume {path})"
-        ) from None
-    except OSError as error:
-        raise ValueError(
-            f"output_dir must be a folder that can be written, got {cfg.output_dir!r}: "
-            f"{error.strerror}"
         ) from None
     write_text(path / "config.yaml", dump_config(cfg))
     return path, cfg

@@ -37,7 +37,9 @@ from shared.axes import (
 
 Array = Any  # numpy.ndarray, jax.Array, torch.Tensor, ...
 
-BISECTION_STEPS = 50
+# Halvings of log c. The range starts at a few dozen, so that float32 is exhausted at
+# half of what float64 takes; every step is a piece of the compiled program.
+BISECTION_STEPS = {32: 30, 64: 50}
 VARIANCE_EPSILON = 1e-8
 SMALLEST_REWARD_DEVIATION = 1e-6
 
@@ -129,7 +131,7 @@ def soft_weights(
     # log c = the range of the exponents makes every weight at least 1.
     lower = xp.zeros_like(top)
     upper = where(xp, count > 0, top + highest(-scaled_BLK, mask_BLK))
-    for _ in range(BISECTION_STEPS):
+    for _ in range(BISECTION_STEPS.get(xp.finfo(score_BLK.dtype).bits, 30)):
         middle = (lower + upper) / 2
         too_heavy = total(weights(middle)) > count
         lower = xp.where(too_heavy, lower, middle)

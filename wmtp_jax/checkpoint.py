@@ -19,13 +19,19 @@ from wmtp_jax.state import TrainState
 log = logging.getLogger("wmtp")
 
 
-def open_manager(folder: Path, *, keep: int | None) -> ocp.CheckpointManager:
-    """The checkpoints in `folder`, of which the newest `keep` stay (None: all)."""
+def open_manager(folder: Path, *, keep: int) -> ocp.CheckpointManager:
+    """The checkpoints in `folder`, of which the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
     )
+    return ocp.CheckpointManager(folder.resolve(), options=options)
+
+
+def open_to_read(folder: Path) -> ocp.CheckpointManager:
+    """The checkpoints of another run, which may still train: nothing is touched."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
@@ -70,6 +76,16 @@ def restore(
             f"{', '.join(map(str, steps if step is None else [step]))}"
         )
     return None
+
+
+def drop_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Deletes the checkpoints after `step`: a run that goes on there makes them anew.
+
+    Orbax neither writes a step that is there nor keeps an older one in its place.
+    """
+    for later in manager.all_steps():
+        if later > step:
+            manager.delete(later)
 
 
 def _read(

@@ -10,7 +10,7 @@ from shared.config import Config
 from shared.data import Split, load_splits
 from shared.tokenizer import Tokenizer, load_tokenizer
 from wmtp_jax import sharding
-from wmtp_jax.reference import Reference
+from wmtp_jax.reference import Reference, find_named
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def read_inputs(cfg: Config) -> Inputs:
             f"model.vocab_size must be at least the tokenizer's "
             f"{tokenizer.vocab_size}, got {cfg.model.vocab_size}"
         )
+    if cfg.needs_reference and cfg.reference.run:
+        find_named(cfg)
     names = ("train", "validation") + (("reference",) if needs_training(cfg) else ())
     mesh = sharding.make_mesh(cfg)
     return Inputs(cfg, tokenizer, load_splits(cfg.data, tokenizer, splits=names), mesh)

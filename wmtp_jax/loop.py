@@ -78,30 +78,31 @@ def fit(
         Progress(parts.num_steps, cfg.algo, start=start) as progress,
     ):
         recorder = Recorder(parts.tracker, progress)
-        if start == 0:
+        if done.first_eval is None:  # else resumed, maybe from step 0
             done.first_eval = _evaluate(state, done, 0, parts)
             parts.tracker.log(done.first_eval, 0)
             _save(state, done, 0, parts)
+        stopping = False
         for number in range(start + 1, parts.num_steps + 1):
+            if stopping or _is_enough(done, cfg):
+                break
             batches = next(train)
             state, metrics = parts.step(state, batches)
             recorder.wait()
             recorder.log({})
             recorder.pending = (number, metrics, int(np.sum(batches.document_BL > 0)))
-            last = number == parts.num_steps or stop.requested
+            stopping = stop.requested  # read once: it may be set at any moment
+            last = number == parts.num_steps
             evaluates = number % cfg.train.eval_every == 0 or last
-            saves = number % cfg.train.save_every == 0 or last
+            saves = number % cfg.train.save_every == 0 or last or stopping
             if not (evaluates or saves):
                 continue
             recorder.wait()
             extra = _evaluate(state, done, number, parts) if evaluates else {}
             recorder.log(extra)
-            enough = 0 < cfg.train.patience <= done.worse
-            if saves or enough:
+            if saves or _is_enough(done, cfg):
                 _save(state, done, number, parts)
-            if stop.requested or enough:
-                break
-    return state, stop.requested
+    return state, stopping
 
 
 class Recorder:
@@ -138,6 +139,10 @@ class Recorder:
         self.pending = self.read = None
         if extra:  # an evaluation is no part of the next step's time
             self.clock = time.perf_counter()
+
+
+def _is_enough(done: Progressed, cfg: Config) -> bool:
+    return 0 < cfg.train.patience <= done.worse
 
 
 def _evaluate(

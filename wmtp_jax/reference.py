@@ -132,7 +132,7 @@ def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
     )
     num_steps = sum(batches.steps_per_epoch(e) for e in range(cfg.train.epochs))
     tx = make_optimizer(cfg, num_steps)
-    state = make_state(cfg, tx)
+    state = jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
     with Progress(num_steps, "reference", every=20) as progress:
         for number in range(1, num_steps + 1):
@@ -217,8 +217,8 @@ def _training_config(cfg: Config) -> Config:
     )
 
 
-def _named_reference(cfg: Config, tokenizer: Tokenizer) -> tuple[Config, model.Params]:
-    """Config and parameters of the run that `--reference` names."""
+def find_named(cfg: Config) -> tuple[Path, int | None, Config]:
+    """Folder, step and config of the run that `--reference` names, checked."""
     try:
         path, step = find(cfg.reference.run, cfg.output_dir)
     except ValueError as error:
@@ -235,8 +235,14 @@ def _named_reference(cfg: Config, tokenizer: Tokenizer) -> tuple[Config, model.P
             f"{cfg.data.max_length} positions, got {saved.model.max_positions} "
             f"in {path}"
         )
+    return path, step, saved
+
+
+def _named_reference(cfg: Config, tokenizer: Tokenizer) -> tuple[Config, model.Params]:
+    """Config and parameters of the run that `--reference` names."""
+    path, step, saved = find_named(cfg)
     like = make_state(saved, make_optimizer(saved, 1))
-    manager = checkpoint.open_manager(path / "checkpoints", keep=None)
+    manager = checkpoint.open_to_read(path / "checkpoints")
     found = checkpoint.restore(manager, like, step)
     manager.close()
     if found is None:

@@ -3,8 +3,10 @@
 `run` reads from top to bottom: data, signals, model, value head, loop, summary.
 """
 
+import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -18,6 +20,7 @@ from shared import console, run_folder
 from shared.batches import Batch
 from shared.command_line import parse
 from shared.config import Config
+from shared.config_file import dump_config
 from shared.tracking import open_trackers
 from wmtp_jax import checkpoint, critic, report, sharding
 from wmtp_jax.inputs import Inputs, count_steps, make_batches, read_inputs
@@ -52,6 +55,8 @@ def run(cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None) 
     inputs = read_inputs(cfg)
     if not resume:
         path, cfg = run_folder.create(inputs.cfg)
+    elif overrides:  # what was changed on the way stays changed at the next resume
+        run_folder.write_text(path / "config.yaml", dump_config(inputs.cfg))
     inputs = replace(inputs, cfg=replace(inputs.cfg, run_name=cfg.run_name))
     held = run_folder.lock(path)
     try:
@@ -85,6 +90,11 @@ def _run_in_folder(inputs: Inputs, path: Path, resumed: bool, step: int | None) 
         start, state, position = found
         done = Progressed(**position)
         train.restore(done.data)
+        if start >= num_steps and (path / "summary.json").exists():
+            manager.close()
+            log.info("the run is finished: nothing to go on with in %s", path)
+            return json.loads((path / "summary.json").read_text())
+        checkpoint.drop_after(manager, start)
         log.info("going on from the checkpoint of step %d", start)
     else:
         start, done = 0, Progressed(train.state())
@@ -145,6 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
     arguments = sys.argv[1:] if argv is None else argv
     verbose = "--verbose" in arguments
+    # Outside the loop, which saves first, SIGTERM ends a run as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         invocation = parse(arguments, prog="python -m wmtp_jax.train")
         cfg = invocation.config
@@ -152,6 +164,9 @@ def main(argv: list[str] | None = None) -> int:
             flags = os.environ.get("XLA_FLAGS", "")
             os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
         if invocation.dry_run:
+            if invocation.resume:
+                path, _ = run_folder.find(invocation.resume, cfg.output_dir)
+                cfg = run_folder.resumed_config(path, invocation.overrides)
             report.dry_run(read_inputs(cfg))
         else:
             run(cfg, invocation.resume, invocation.overrides)
@@ -163,6 +178,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -271,10 +271,10 @@ def test_the_model_preset_is_that_of_the_last_layer_that_names_one(recipe):
 
 
 def test_layers_need_to_fit_together_only_at_the_end(recipe):
-    path = recipe("heads: {count: 300}")
+    path = recipe("heads: {count: 400}")
     assert error("--recipe", path).startswith("heads.count must be less than")
-    cfg = run("--recipe", path, "--data.max-length", "400").config
-    assert (cfg.heads.count, cfg.data.max_length) == (300, 400)
+    cfg = run("--recipe", path, "--data.max-length", "500").config
+    assert (cfg.heads.count, cfg.data.max_length) == (400, 500)
 
 
 @pytest.mark.parametrize("name", ["baseline-mtp", "critic-wmtp"])

@@ -67,6 +67,17 @@ def value_targets(
     return td_error_BL, advantage_BL, return_BL
 
 
+def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
+    return model.forward(
+        trunk,
+        batch.tokens_BL,
+        batch.positions_BL,
+        batch.document_BL,
+        cfg.model,
+        dtype=cfg.machine.dtype,
+    ).hidden_BLD
+
+
 def frozen_values(
     head: model.Params, trunk: model.Params, batch: Batch, cfg: Config
 ) -> tuple[jax.Array, jax.Array]:
@@ -75,15 +86,7 @@ def frozen_values(
     With gae_lambda 1 a return is the discounted sum of the rewards after it, whatever
     the values are: the fixed measure of a critic.
     """
-    outputs = model.forward(
-        trunk,
-        batch.tokens_BL,
-        batch.positions_BL,
-        batch.document_BL,
-        cfg.model,
-        dtype=cfg.machine.dtype,
-    )
-    value_BL = read_values(head, outputs.hidden_BLD)
+    value_BL = read_values(head, _frozen_hidden(trunk, batch, cfg))
     _, _, return_BL = value_targets(value_BL, batch, cfg, gae_lambda=1.0)
     return value_BL, return_BL
 
@@ -104,17 +107,10 @@ def make_stage1_step(cfg: Config, tx: optax.GradientTransformation):
     """One jitted update of the value head over `[A, B, L]` micro-batches."""
 
     def micro(carry, batch: Batch, head, trunk):
-        outputs = model.forward(
-            trunk,
-            batch.tokens_BL,
-            batch.positions_BL,
-            batch.document_BL,
-            cfg.model,
-            dtype=cfg.machine.dtype,
-        )
+        hidden_BLD = _frozen_hidden(trunk, batch, cfg)
 
         def value_sum(head):
-            value_BL = read_values(head, outputs.hidden_BLD)
+            value_BL = read_values(head, hidden_BLD)
             _, _, return_BL = value_targets(
                 value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
             )

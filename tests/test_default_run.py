@@ -1,4 +1,4 @@
-"""The run a newcomer starts first has to learn something, with a critic that does too."""
+"""The run a newcomer starts first learns something, and so does its critic."""
 
 import json
 import os

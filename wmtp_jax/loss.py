@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from shared.batches import Batch
-from shared.targets import shift_targets, target_mask
 
 from shared import weighting
 from shared.axes import document_members, shift_to_heads, shift_to_tokens
+from shared.batches import Batch
 from shared.config import Config
+from shared.targets import shift_targets, target_mask
 from wmtp_jax import critic, model, unembed
 
 jax.tree_util.register_dataclass(

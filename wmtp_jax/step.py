@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from shared.batches import Batch
 
 from shared import weighting
+from shared.batches import Batch
 from shared.config import Config
 from wmtp_jax import critic, sharding
 from wmtp_jax.loss import Extremes, Sums, micro_batch_sums, run_heads

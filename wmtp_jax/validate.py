@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from shared.batches import Batch
 
 from shared import weighting
+from shared.batches import Batch
 from shared.config import Config
 
 

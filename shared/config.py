@@ -19,6 +19,7 @@ from shared.ranges import Checked
 Algo = Literal["baseline", "rho1-weighted", "rho1-tokenskip", "critic"]
 Rule = Literal["default", "uniform", "soft", "skip"]
 HeadType = Literal["linear", "residual", "block"]
+Device = Literal["auto", "cpu", "gpu", "mps"]
 TrackerName = Literal["mlflow", "jsonl", "none"]
 
 DEFAULT_RULE: dict[str, Rule] = {
@@ -209,18 +210,22 @@ class TrainConfig(Checked):
 class MachineConfig(Checked):
     """What it runs on."""
 
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto` takes the GPU where there is one"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the computation; parameters and moments stay float32"""
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
-    """`auto` takes cuDNN's kernel on a GPU in bfloat16, else XLA's operations"""
+    device: Annotated[Device, arg(aliases=["--device"])] = "auto"
+    """`auto` takes the GPU (JAX) or the Mac's mps (torch) where there is one"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the computation (JAX: bfloat16, torch: float16); the rest stays float32"""
+    attention: Literal["auto", "xla", "cudnn", "eager", "sdpa"] = "auto"
+    """JAX: `auto` is cuDNN's kernel on a GPU in bfloat16, else XLA; torch: sdpa"""
     rematerialise: bool = False
     """compute each block again in the backward pass: less memory, more time"""
     compilation_cache: bool = True
     """keep compiled programs in output_dir/compiled for the next start"""
     deterministic: bool = False
     """GPU: only operations that give equal bits every time (slower)"""
+    self_test: Annotated[bool, arg(aliases=["--self-test"])] = True
+    """mps: first hold one batch's loss and gradients against the CPU's"""
+    empty_cache_every: Annotated[int, ">= 0"] = 50
+    """mps: steps between giving cached memory back; 0 never does"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 from shared.command_line import Invocation, parse
 
 RECIPES = ["baseline", "critic", "rho1_tokenskip", "rho1_weighted"]
-MACHINES = ["cpu", "gpu"]
+MACHINES = ["cpu", "gpu", "local_mps"]
 
 
 def run(*argv: str) -> Invocation:

@@ -113,6 +113,20 @@ class ModelConfig(Checked):
             self.require(name, getattr(self, name) == value, required)
 
     @property
+    def init_deviation(self) -> float:
+        """Deviation of random weights: GPT-2's 0.02 at its width of 768, scaled to D.
+
+        A narrower model with 0.02 starts with branches that add next to nothing to the
+        residual stream, and takes long to leave that state.
+        """
+        return 0.02 * (768 / self.width) ** 0.5
+
+    @property
+    def branch_deviation(self) -> float:
+        """The same for what is added to the residual stream, less in deeper models."""
+        return self.init_deviation / (2 * self.num_layers) ** 0.5
+
+    @property
     def kv_heads(self) -> int:
         """Key and value heads."""
         return self.num_kv_heads or self.num_attention_heads

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def write_model(
     tokenizer: Tokenizer,
     *,
     kind: str = "causal",
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a folder that `transformers` opens; the whole folder or nothing.
 
@@ -123,6 +125,8 @@ def write_model(
       folder: new or empty; its parents are made.
       params: tree of arrays, as `read_model` or `read_reward_model` gives it.
       kind: `causal`, or `reward` for a sequence classifier (`heads` play no part).
+      beside: is given the folder, otherwise whole but under another name, to write
+        more files into it.
 
     Raises:
       ValueError: if the folder holds something or cannot be written, if `params` do
@@ -138,6 +142,8 @@ def write_model(
     try:
         temporary.mkdir(parents=True)
         _write_files(temporary, tensors, cfg, heads, tokenizer, kind)
+        if beside is not None:
+            beside(temporary)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)

@@ -85,7 +85,22 @@ def resumed_config(path: Path, overrides: dict[str, Any]) -> Config:
     Raises:
       ValueError: naming every field that differs and may not.
     """
-    saved = load_config(path / "config.yaml")
+    file = path / "config.yaml"
+    return changed_config(load_config(file), overrides, str(file))
+
+
+def changed_config(
+    saved: Config, overrides: dict[str, Any], where: str, free: tuple[str, ...] = ()
+) -> Config:
+    """The saved config with overrides, if they may change.
+
+    Args:
+      where: it was saved, for messages.
+      free: beginnings of more names that may change.
+
+    Raises:
+      ValueError: naming every field that differs and may not.
+    """
     before = flatten(saved)
     changed = {
         name: value for name, value in overrides.items() if before.get(name) != value
@@ -93,12 +108,12 @@ def resumed_config(path: Path, overrides: dict[str, Any]) -> Config:
     refused = [
         f"{name} (was {before.get(name)!r}, got {changed[name]!r})"
         for name in sorted(changed)
-        if name not in FREE_ON_RESUME
+        if name not in FREE_ON_RESUME and not name.startswith(free)
     ]
     if refused:
         raise ValueError(
-            f"a resumed run must keep its config ({path / 'config.yaml'}), got other "
-            f"values: {', '.join(refused)}"
+            f"a resumed run must keep its config ({where}), got other values: "
+            f"{', '.join(refused)}"
         )
     kept = {n: v for n, v in changed.items() if n not in ("output_dir", "run_name")}
     return build({**before, **kept})
@@ -126,6 +141,23 @@ def check_inputs(path: Path, inputs: dict[str, str]) -> None:
         raise ValueError(
             f"a resumed run must have the inputs it started with ({file}), got another "
             f"{', '.join(differ)}"
+        )
+
+
+def check_backend(path: Path, backend: str, instead: str) -> None:
+    """Refuses a run that the other trainer has written.
+
+    Args:
+      instead: what the user can do.
+
+    Raises:
+      ValueError: if `inputs.json` of the run names another backend.
+    """
+    wrote = recorded_inputs(path).get("backend", backend)
+    if wrote != backend:
+        raise ValueError(
+            f"the run must be one of {backend}, got {path}, which {wrote} has written "
+            f"({instead})"
         )
 
 

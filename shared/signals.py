@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from shared.whole_file import write_whole
 
 log = logging.getLogger("wmtp")
+STATE = "training_state.safetensors"  # moments beside a model, no part of it
 
 
 def signal_key(**parts: object) -> str:
@@ -42,10 +43,13 @@ def signal_key(**parts: object) -> str:
 def files_digest(folder: str | Path) -> str:
     """Digest of a model on disk: its `config.json` and every safetensors file.
 
-    Read in pieces: the weights are never in memory as a whole.
+    The state of a training beside it is left out: with or without it the model is the
+    same. Read in pieces: the weights are never in memory as a whole.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(folder).glob("*.safetensors")):
+        if path.name == STATE:
+            continue
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
@@ -89,7 +93,7 @@ def save(
         write_whole(path, content)
     except OSError as error:
         raise ValueError(
-            f"the cache of signals must be in a folder that can be written, got "
+            "signals must be in a folder that can be written, got "
             f"{str(folder)!r}: {error.strerror}"
         ) from None
     return path
@@ -110,18 +114,20 @@ def load(
     """
     path = Path(folder) / f"{key}.safetensors"
     try:
-        flat, offsets = _read_checked(path, key, lengths)
+        return read(path, key, lengths)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError) as error:
         log.warning("%s is not used and will be made anew: %s", path, error)
         return None
-    return tuple(np.split(flat, offsets[1:-1])) if len(lengths) else ()
 
 
-def _read_checked(
-    path: Path, key: str, lengths: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def read(path: Path, key: str, lengths: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """What `save` wrote to the file, checked as `load` does.
+
+    Raises:
+      OSError, SafetensorError, ValueError: why it is absent or cannot be trusted.
+    """
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         if set(file.keys()) != {"ref_nll", "offsets"}:
@@ -137,7 +143,9 @@ def _read_checked(
         )
     if not np.array_equal(offsets, _offsets(lengths)) or flat.shape != offsets[-1:]:
         raise ValueError("its documents have other lengths than those of the split")
-    return flat, offsets
+    if not np.isfinite(flat).all():
+        raise ValueError("its numbers must be finite")
+    return tuple(np.split(flat, offsets[1:-1])) if len(lengths) else ()
 
 
 def _offsets(lengths: Sequence[int]) -> np.ndarray:

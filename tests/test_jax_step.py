@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from shared.config import HeadsConfig, ModelConfig, OptimizerConfig, TrainConfig
+from shared.scores import step_metrics
 from tests import oracle
 from tests.small import ALGOS, micro_batches, reshape, small_batch, small_config
 from wmtp_jax import critic, heads, loss, optimizer, sharding, step
@@ -41,7 +42,7 @@ def weights_of(params, batch, cfg):
         value_BL = jnp.zeros_like(nll_BLK[:, :, 0])
         if cfg.algo == "critic":
             value_BL = critic.read_values(params["value"], outputs.hidden_BLD)
-        score_BL = loss.score_tokens(nll_BLK, value_BL, batch, cfg)
+        score_BL = loss.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
         return loss.weigh(score_BL, mask_BLK, batch, cfg), mask_BLK, nll_BLK, value_BL
 
     return jax.jit(run)(params, batch)
@@ -363,5 +364,5 @@ def test_heads_beyond_the_documents_have_no_targets():
     cfg = replace(cfg, heads=HeadsConfig(count=5))
     sums = sums_of(params_of(cfg), small_batch(lengths=[[3], [2]]), cfg)
     assert sums.rows_K.tolist() == [3.0, 1.0, 0.0, 0.0, 0.0]
-    metrics = step.step_metrics(sums, loss.Extremes(jnp.ones(()), jnp.ones(())), cfg)
+    metrics = step_metrics(sums, loss.Extremes(jnp.ones(()), jnp.ones(())), cfg)
     assert float(metrics["nll_head_4"]) == 0

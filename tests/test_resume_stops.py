@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import loop
 from tests import resuming
 from tests.resuming import (
     SAVE_EVERY,
@@ -23,7 +24,7 @@ from tests.resuming import (
     trainer,
     wait_until,
 )
-from wmtp_jax import loop, train
+from wmtp_jax import train
 
 compiled_once, runs = resuming.compiled_once, resuming.runs
 whole, whole_critic = resuming.whole, resuming.whole_critic

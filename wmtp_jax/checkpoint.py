@@ -14,7 +14,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wmtp_jax.state import TrainState
+from shared.config import Config
+from wmtp_jax.model import Params
+from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.state import TrainState, abstract_state
 
 log = logging.getLogger("wmtp")
 
@@ -70,6 +73,17 @@ def identify(folder: Path, step: int | None = None) -> str:
         ) from None
     finally:
         manager.close()
+
+
+def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
+    """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
+    manager = open_to_read(run / "checkpoints")
+    like = abstract_state(cfg, make_optimizer(cfg, 1))
+    found = restore(manager, like, step)
+    manager.close()
+    if found is None:
+        raise ValueError(f"there must be a checkpoint in {run}, got none")
+    return {"trunk": jax.device_get(found[1].params["trunk"]), "heads": {}}
 
 
 def save(

@@ -3,24 +3,18 @@
 Axes: B rows, L positions, D width, F = D // 2.
 """
 
-import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from shared import weighting
-from shared.axes import document_members
+from shared import scores, weighting
 from shared.batches import Batch, TrainBatches
 from shared.config import Config
-from shared.console import Progress
+from shared.stage1 import Stage1, fit_value_head
 from wmtp_jax import model
-
-log = logging.getLogger("wmtp")
 
 
 def init_value_head(key: jax.Array, width: int) -> model.Params:
@@ -39,7 +33,7 @@ def init_value_head(key: jax.Array, width: int) -> model.Params:
 
 def read_values(head: model.Params, hidden_BLD: jax.Array) -> jax.Array:
     """`value_BL`: what the head says at each position, float32."""
-    hidden_BLD = hidden_BLD.astype(jnp.float32)
+    hidden_BLD = hidden_BLD.astype(head["inner"].dtype)
     inner_BLF = jnp.einsum("bld,df->blf", hidden_BLD, head["inner"])
     inner_BLF = jax.nn.relu(inner_BLF + head["inner_bias"][None, None])
     return jnp.einsum("blf,f->bl", inner_BLF, head["outer"]) + head["outer_bias"]
@@ -48,23 +42,9 @@ def read_values(head: model.Params, hidden_BLD: jax.Array) -> jax.Array:
 def value_targets(
     value_BL: jax.Array, batch: Batch, cfg: Config, *, gae_lambda: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(td_error_BL, advantage_BL, return_BL)`; no gradient flows through them."""
+    """`scores.value_targets`; no gradient flows through them."""
     value_BL = jax.lax.stop_gradient(value_BL)
-    member_BLS = document_members(batch.document_BL, num_documents=batch.num_documents)
-    reward_BL = weighting.token_rewards(
-        batch.reward_BL, batch.target_BL, member_BLS, reward=cfg.critic.reward
-    )
-    td_error_BL = weighting.td_errors(
-        reward_BL, value_BL, batch.target_BL, discount=cfg.critic.discount
-    )
-    advantage_BL = weighting.advantages(
-        td_error_BL,
-        batch.target_BL,
-        discount=cfg.critic.discount,
-        gae_lambda=gae_lambda,
-    )
-    return_BL = weighting.returns(advantage_BL, value_BL, batch.target_BL)
-    return td_error_BL, advantage_BL, return_BL
+    return scores.value_targets(value_BL, batch, cfg, gae_lambda=gae_lambda)
 
 
 def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
@@ -89,18 +69,6 @@ def frozen_values(
     value_BL = read_values(head, _frozen_hidden(trunk, batch, cfg))
     _, _, return_BL = value_targets(value_BL, batch, cfg, gae_lambda=1.0)
     return value_BL, return_BL
-
-
-@dataclass(frozen=True)
-class Stage1:
-    """What the first stage leaves: the best value head and how it was found."""
-
-    head: model.Params
-    epochs: int
-    best_epoch: int
-    value_error: float
-    """mean squared error against the fixed returns on validation, of the best epoch"""
-    explained_variance: float
 
 
 def make_stage1_step(cfg: Config, tx: optax.GradientTransformation):
@@ -135,23 +103,6 @@ def make_stage1_step(cfg: Config, tx: optax.GradientTransformation):
     return jax.jit(step, donate_argnames=("opt_state",))
 
 
-def measure(
-    head: model.Params, trunk: model.Params, batches: list[Batch], evaluate: Any
-) -> tuple[float, float]:
-    """Mean squared error and explained variance of the values over `batches`."""
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for batch in batches:
-        value_BL, return_BL = (np.asarray(x) for x in evaluate(head, trunk, batch))
-        read_BL = weighting.read_positions(batch.target_BL)
-        parts.append((value_BL[read_BL], return_BL[read_BL]))
-    value_N = np.concatenate([part[0] for part in parts]).astype(np.float64)
-    return_N = np.concatenate([part[1] for part in parts]).astype(np.float64)
-    explained = weighting.explained_variance(
-        return_N, value_N, np.ones(value_N.shape, bool)
-    )
-    return float(np.mean((value_N - return_N) ** 2)), float(explained)
-
-
 def train_value_head(
     head: model.Params,
     trunk: model.Params,
@@ -159,36 +110,24 @@ def train_value_head(
     train: TrainBatches,
     validation: list[Batch],
 ) -> Stage1:
-    """Stage 1: only the value head learns, until its validation error stops falling.
-
-    The head of the best epoch is kept; epoch 0 is the head as it came.
-    """
+    """Stage 1: only the value head learns (`shared/stage1.py`)."""
     tx = optax.chain(
         optax.clip_by_global_norm(cfg.optimizer.clip_norm),
         optax.adam(cfg.critic.stage1_lr),
     )
     step = make_stage1_step(cfg, tx)
-    evaluate = jax.jit(partial(frozen_values, cfg=cfg))
-    opt_state = tx.init(head)
-    error, explained = measure(head, trunk, validation, evaluate)
-    best = Stage1(head, 0, 0, error, explained)
-    epochs = cfg.critic.stage1_epochs
-    epoch = 0
-    with Progress(epochs, "value head", unit="epoch", every=5) as progress:
-        for epoch in range(1, epochs + 1):
-            for _ in range(train.steps_per_epoch(epoch - 1)):
-                head, opt_state, value_loss = step(head, opt_state, trunk, next(train))
-            error, explained = measure(head, trunk, validation, evaluate)
-            progress.update(
-                epoch,
-                value_loss=float(value_loss),
-                value_error=error,
-                explained_variance=explained,
-            )
-            if error < best.value_error - cfg.critic.stage1_min_delta:
-                best = Stage1(head, epoch, epoch, error, explained)
-            elif epoch - best.best_epoch >= cfg.critic.stage1_patience:
-                break
-    return Stage1(
-        best.head, epoch, best.best_epoch, best.value_error, best.explained_variance
+    frozen = jax.jit(partial(frozen_values, cfg=cfg))
+
+    def update(state: Any, batches: Batch) -> tuple[Any, jax.Array]:
+        head, opt_state, value_loss = step(*state, trunk, batches)
+        return (head, opt_state), value_loss
+
+    return fit_value_head(
+        (head, tx.init(head)),
+        update,
+        lambda state, batch: frozen(state[0], trunk, batch),
+        lambda state: state[0],
+        cfg.critic,
+        train,
+        validation,
     )

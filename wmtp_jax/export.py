@@ -4,26 +4,34 @@
     python -m wmtp_jax.export RUN/checkpoints/50 --to FOLDER
 
 Stock `transformers` opens the folder; head 0 is the model. Heads k >= 1 and the value
-head lie beside it in files of their own (`shared/params_io.py`).
+head lie beside it in files of their own (`shared/params_io.py`), and the state of the
+training (`shared/training_state.py`), with which `--resume FOLDER` of either trainer
+starts a new run that goes on from it.
 """
 
-import argparse
-import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from shared import run_folder
 from shared.config import Config
 from shared.config_file import load_config
+from shared.export_command import export_main
 from shared.params_io import write_model
+from shared.start import tokenizer_of_run
 from shared.tokenizer import Tokenizer
+from shared.training_state import TrainingState, read_state, write_state
 from wmtp_jax import checkpoint
 from wmtp_jax.model import Params
-from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.start import tokenizer_of_run
-from wmtp_jax.state import abstract_state
+from wmtp_jax.optimizer import make_optimizer, moments_of, with_moments
+from wmtp_jax.state import TrainState, abstract_state, init_state
+
+NAME = "wmtp_jax"
 
 
 def export(folder: Path, params: Params, cfg: Config, tokenizer: Tokenizer) -> None:
@@ -35,33 +43,18 @@ def export(folder: Path, params: Params, cfg: Config, tokenizer: Tokenizer) -> N
     write_model(folder, jax.device_get(params), cfg.model, cfg.heads, tokenizer)
 
 
-def export_new(folder: Path, params: Params, cfg: Config, tokenizer: Tokenizer) -> None:
-    """The same in place of an older export, which stays until the new one is whole."""
-    made = folder.with_name(folder.name + ".new")
-    for left in folder.parent.glob(f"*{made.name}*"):  # of an export that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    export(made, params, cfg, tokenizer)
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
-    except OSError as error:
-        raise ValueError(
-            f"the model's folder must be one that can be replaced, got {folder}: "
-            f"{error.strerror}; the new model is in {made}"
-        ) from None
-
-
-def export_run(run: str, folder: Path) -> int:
+def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     """Exports a checkpoint of an earlier run; returns its step.
 
     Args:
       run: folder of a run (its newest checkpoint), or `RUN/checkpoints/STEP`.
+      model_only: leave the state of the training out.
 
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
     path, step = run_folder.find(run, ".")
+    run_folder.check_backend(path, NAME, "python -m wmtp_torch_mps.export reads it")
     cfg = load_config(path / "config.yaml")
     tokenizer = tokenizer_of_run(path, cfg)
     manager = checkpoint.open_to_read(path / "checkpoints")
@@ -70,27 +63,59 @@ def export_run(run: str, folder: Path) -> int:
     manager.close()
     if found is None:
         raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
-    step, state, _ = found
-    export(folder, state.params, cfg, tokenizer)
+    step, state, position = found
+
+    def beside(made: Path) -> None:
+        kept = _training_state(state, position, cfg, path)
+        write_state(made, kept, path / "signals")
+
+    params = jax.device_get(state.params)
+    write_model(
+        folder,
+        params,
+        cfg.model,
+        cfg.heads,
+        tokenizer,
+        beside=None if model_only else beside,
+    )
     return step
+
+
+def _training_state(
+    state: TrainState, position: dict[str, Any], cfg: Config, run: Path
+) -> TrainingState:
+    return TrainingState(
+        backend=NAME,
+        step=int(state.step),
+        optimizer=cfg.optimizer.name,
+        moments=jax.device_get(moments_of(state.opt_state, cfg.optimizer)),
+        position=position,
+        config=cfg,
+        inputs=run_folder.recorded_inputs(run),
+        versions={"jax": jax.__version__},
+        loss_scale=None,
+    )
+
+
+def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
+    """Makes the state in an exported folder the first checkpoint of a new run."""
+    del mesh  # Orbax keeps whole arrays
+    params, kept = read_state(folder)
+    tx = make_optimizer(cfg, 1)
+    start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
+    opt_state = with_moments(start.opt_state, cfg.optimizer, kept.moments, kept.step)
+    step = jnp.asarray(kept.step, jnp.int32)
+    state = replace(start, step=step, opt_state=opt_state)
+    manager = checkpoint.open_manager(
+        run / "checkpoints", keep=cfg.train.keep_checkpoints
+    )
+    checkpoint.save(manager, kept.step, state, kept.position)
+    manager.close()
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wmtp_jax.export", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("run", help="run folder, or RUN/checkpoints/STEP")
-    parser.add_argument("--to", required=True, help="folder to write; must be new")
-    arguments = parser.parse_args(argv)
-    try:
-        step = export_run(arguments.run, Path(arguments.to))
-    except ValueError as error:
-        message = str(error).replace("--resume", "RUN")
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    print(f"step {step} of {arguments.run} written to {arguments.to}")
-    return 0
+    return export_main(f"{NAME}.export", __doc__ or "", export_run, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from shared.config import Config, HeadsConfig
 from shared.model_config import ModelConfig
-from wmtp_jax.model import Outputs, Params, block_state, init_deviation, init_trunk
+from wmtp_jax.model import Outputs, Params, block_state, init_trunk
 
 
 def init_params(key: jax.Array, cfg: ModelConfig, heads: HeadsConfig) -> Params:
@@ -45,9 +45,9 @@ def init_heads(
         return {"unembed": copies(trunk.get("unembed", trunk["embed"]))}
     if heads.type == "linear":
         shape = (extra, cfg.vocab_size, D)
-        return {"unembed": init_deviation(cfg) * jax.random.normal(key, shape)}
+        return {"unembed": cfg.init_deviation * jax.random.normal(key, shape)}
     if heads.type == "residual":
-        inner = init_deviation(cfg) * jax.random.normal(key, (extra, D, D))
+        inner = cfg.init_deviation * jax.random.normal(key, (extra, D, D))
         return {"inner": inner, "outer": jnp.zeros((extra, D, D))}
     last = jax.tree.map(lambda x: x[-1], trunk["blocks"])
     return {

@@ -61,7 +61,7 @@ class Attention(nn.Module):
     def __call__(self, x_BLD, place, layer):
         cfg = self.cfg
         N, M, H = cfg.num_attention_heads, cfg.kv_heads, cfg.H
-        deviation, dtype = init_deviation(cfg), self.machine.dtype
+        deviation, dtype = cfg.init_deviation, self.machine.dtype
         qkv_BLX = _dense((N + 2 * M) * H, dtype, "qkv", deviation, cfg.qkv_bias)(x_BLD)
         qkv_BLXH = qkv_BLX.reshape(*x_BLD.shape[:2], N + 2 * M, H)
         q_BLNH, k_BLMH, v_BLMH = jnp.split(qkv_BLXH, (N, N + M), axis=2)
@@ -78,7 +78,7 @@ class Attention(nn.Module):
             implementation=_implementation(cfg, self.machine, x_BLD.shape[1]),
         )
         mixed_BLX = mixed_BLNH.reshape(*x_BLD.shape[:2], N * H)
-        out = _dense(cfg.width, dtype, "out", _branch_deviation(cfg), cfg.out_bias)
+        out = _dense(cfg.width, dtype, "out", cfg.branch_deviation, cfg.out_bias)
         return out(mixed_BLX)
 
 
@@ -92,7 +92,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BLD, place, layer):
         cfg, dtype = self.cfg, self.machine.dtype
-        deviation, bias = init_deviation(cfg), cfg.mlp_bias
+        deviation, bias = cfg.init_deviation, cfg.mlp_bias
         drop = nn.Dropout(cfg.dropout, deterministic=not self.dropping)
         normed_BLD = _norm(cfg, dtype, "norm1")(x_BLD)
         attention = Attention(cfg, self.machine, name="attention")
@@ -105,7 +105,7 @@ class Block(nn.Module):
             inner_BLF = activate(gate_BLF) * up_BLF
         else:
             inner_BLF = activate(up_BLF)
-        down = _dense(cfg.width, dtype, "down", _branch_deviation(cfg), bias)
+        down = _dense(cfg.width, dtype, "down", cfg.branch_deviation, bias)
         return x_BLD + drop(down(inner_BLF))
 
 
@@ -118,7 +118,7 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BL, positions_BL, place):
-        cfg, normal = self.cfg, nn.initializers.normal(init_deviation(self.cfg))
+        cfg, normal = self.cfg, nn.initializers.normal(self.cfg.init_deviation)
         embed_VD = self.param("embed", normal, (cfg.vocab_size, cfg.width))
         if not cfg.tie_embeddings and self.is_initializing():
             self.param("unembed", normal, (cfg.vocab_size, cfg.width))
@@ -169,24 +169,10 @@ def _implementation(cfg: ModelConfig, machine: MachineConfig, length: int) -> st
     """Which kernel `jax.nn.dot_product_attention` takes."""
     if machine.attention != "auto":
         return machine.attention
-    on_gpu = machine.device != "cpu" and jax.default_backend() == "gpu"
+    on_gpu = machine.device in ("auto", "gpu") and jax.default_backend() == "gpu"
     # cuDNN's limits; with a mask it trains on even lengths only.
     fits = cfg.H % 8 == 0 and cfg.H <= 128 and length % 2 == 0
     return "cudnn" if on_gpu and fits and machine.dtype == "bfloat16" else "xla"
-
-
-def init_deviation(cfg: ModelConfig) -> float:
-    """Deviation of random weights: GPT-2's 0.02 at its width of 768, scaled to D.
-
-    A narrower model with 0.02 starts with branches that add next to nothing to the
-    residual stream, and takes long to leave that state.
-    """
-    return 0.02 * (768 / cfg.width) ** 0.5
-
-
-def _branch_deviation(cfg: ModelConfig) -> float:
-    # GPT-2: what is added to the residual stream starts smaller in deeper models.
-    return init_deviation(cfg) / (2 * cfg.num_layers) ** 0.5
 
 
 def init_trunk(key: jax.Array, cfg: ModelConfig) -> Params:

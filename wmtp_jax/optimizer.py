@@ -76,6 +76,30 @@ def _scale_groups(scales: dict[str, float]) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def moments_of(opt_state: Any, cfg: OptimizerConfig) -> dict[str, Any]:
+    """Moment -> tree like the parameters: what another trainer goes on with."""
+    return {
+        name: optax.tree_utils.tree_get(opt_state, key)
+        for name, key in _moments(cfg).items()
+    }
+
+
+def with_moments(
+    opt_state: Any, cfg: OptimizerConfig, moments: dict[str, Any], step: int
+) -> Any:
+    """The inverse of `moments_of`, after `step` updates."""
+    named = {key: moments[name] for name, key in _moments(cfg).items()}
+    count = jnp.asarray(step, jnp.int32)
+    return optax.tree_utils.tree_set(opt_state, **named, count=count)
+
+
+def _moments(cfg: OptimizerConfig) -> dict[str, str]:
+    """Moment -> its field in optax's state."""
+    if cfg.name == "sgd":
+        return {"first": "trace"} if cfg.beta1 else {}
+    return {"first": "mu", "second": "nu"} if cfg.name == "adamw" else {"first": "mu"}
+
+
 def freeze_trunk(updates: Any, frozen: jax.Array) -> Any:
     """Head warm-up: the trunk's updates (or gradients) are 0 while `frozen` is True."""
     trunk = jax.tree.map(

@@ -20,10 +20,11 @@ import jax
 from shared.command_line import model_layer
 from shared.config import Config
 from shared.config_file import build
+from shared.inputs import read_tokenizer
 from shared.params_io import write_model
-from wmtp_jax.inputs import read_tokenizer
-from wmtp_jax.model import Params, init_deviation
-from wmtp_jax.start import find_folder, init_params, load_params
+from shared.start import find_folder
+from wmtp_jax.model import Params
+from wmtp_jax.start import init_params, load_params
 
 
 def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:
@@ -57,7 +58,7 @@ def _with_score(params: Params, cfg: Config) -> Params:
     """The trunk with a random row that turns its state into a score."""
     trunk = {name: part for name, part in params["trunk"].items() if name != "unembed"}
     key = jax.random.key(cfg.seed)
-    score = init_deviation(cfg.model) * jax.random.normal(key, (cfg.model.width,))
+    score = cfg.model.init_deviation * jax.random.normal(key, (cfg.model.width,))
     return {"trunk": trunk, "score": score}
 
 

@@ -1,280 +1,101 @@
-"""Signals: what frozen models say of the data, computed once and cached.
+"""Frozen models: one is trained first if nobody names it, and they pass over the data.
 
-`ref_nll` of a token and the reward of a document never change while the models that
-give them are frozen, so one pass over the data fills a cache on disk, and training pays
-for no such forward at all.
+What a pass leaves per document fills the signal cache (`shared/find_signals.py`).
+
+Axes: B rows, L positions, K heads, D width.
 """
 
-import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from shared import signals, weighting
-from shared.batches import Columns, TrainBatches
-from shared.config import Config, HeadsConfig, WeightingConfig
-from shared.console import Progress
+from shared.axes import shift_to_tokens
+from shared.batches import Batch
+from shared.config import Config
 from shared.data import Split
+from shared.passes import (
+    last_score,
+    over_documents,
+    reference_batches,
+    run_steps,
+    token_nll,
+)
 from wmtp_jax import model, sharding
-from wmtp_jax.frozen import Frozen
+from wmtp_jax.loss import run_heads
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.passes import measure_ref_nll, measure_scores
 from wmtp_jax.state import make_state
 from wmtp_jax.step import make_train_step
 
-log = logging.getLogger("wmtp")
-SCORED_SPLITS = ("train", "validation")
-SIGNALS_VERSION = 1  # counted up when a pass here, or the model, gives other numbers
 
-
-@dataclass(frozen=True)
-class Sources:
-    """The frozen models of a run, found but not read.
-
-    Attributes:
-      reference: what `--reference` names; None: one is trained first, if need be.
-      reward: what `--reward-model` names, if anything.
-      reward_splits: the splits in the reward model's own tokens.
-    """
-
-    reference: Frozen | None
-    reward: Frozen | None
-    reward_splits: dict[str, Split]
-
-
-@dataclass(frozen=True)
-class Signals:
-    """The signals of a run, and where they come from.
-
-    Attributes:
-      reference, reward_model: one sentence each for log and summary, or None.
-      ref_nll: per split, per document, nats of each token (0 where it is no target).
-      reward: per split, the whitened reward of each document.
-      reward_moments: mean and deviation of the train split's rewards before whitening.
-    """
-
-    reference: str | None
-    reward_model: str | None
-    ref_nll: dict[str, tuple[np.ndarray, ...]]
-    reward: dict[str, np.ndarray]
-    reward_moments: tuple[float, float]
-
-    def columns(self, name: str) -> Columns:
-        """What the batches of split `name` carry."""
-        return Columns(ref_nll=self.ref_nll[name], reward=self.reward[name])
-
-
-def find_signals(
-    cfg: Config,
-    splits: dict[str, Split],
-    digests: dict[str, str],
-    sources: Sources,
-    mesh: Mesh,
-) -> Signals:
-    """Signals for train and validation, cached or computed.
-
-    Args:
-      digests: of `tokenizer`, and of `model`, `reference_model` and `reward_model`
-        where a run has them.
-    """
-    nothing = {name: Columns.zeros(splits[name]) for name in SCORED_SPLITS}
-    ref_nll = {name: columns.ref_nll for name, columns in nothing.items()}
-    reward = {name: columns.reward for name, columns in nothing.items()}
-    reference = reward_model = None
-    if cfg.needs_reference:
-        reference, ref_nll = _reference_nll(
-            cfg, splits, digests, sources.reference, mesh
-        )
-    moments = (0.0, 1.0)
-    if cfg.algo == "critic":
-        if sources.reward is not None:
-            reward_model = f"score of {sources.reward.source}, whitened"
-            raw = _scores(cfg, digests, sources, mesh)
-        else:
-            reward_model = (
-                "pseudo reward (no reward model): -mean ref_nll of the document, "
-                "whitened"
-            )
-            raw = {n: _pseudo_rewards(ref_nll[n], splits[n]) for n in SCORED_SPLITS}
-        reward, moments = _whiten(raw)
-    return Signals(reference, reward_model, ref_nll, reward, moments)
-
-
-def _reference_nll(
-    cfg: Config,
-    splits: dict[str, Split],
-    digests: dict[str, str],
-    frozen: Frozen | None,
-    mesh: Mesh,
-) -> tuple[str, dict[str, tuple[np.ndarray, ...]]]:
-    """Source of the reference in words, and its `ref_nll` by split."""
-    origin: dict[str, object]
-    if frozen is not None:
-        own, source, load = frozen.cfg, frozen.source, frozen.load
-        origin = {"weights": digests["reference_model"]}
-    else:
-        # A reference that is trained first is known by what it is trained from, so
-        # that its signals are found again without training it again.
-        own = _training_config(cfg)
-        origin = {
-            "start": cfg.seed,
-            "start_files": digests.get("model"),
-            "trained_on": splits["reference"].digest,
-            "optimizer": asdict(own.optimizer),
-            "epochs": cfg.reference.epochs,
-            "batch_size": cfg.data.batch_size,
-        }
-        source = (
-            f"trained first from the same start, {cfg.reference.epochs} epochs on the "
-            f"`reference` split ({len(splits['reference'].documents)} documents)"
-        )
-
-        def load() -> model.Params:
-            return train_reference(own, splits["reference"], mesh)
-
-    identity = {**origin, **_identity(own), "tokenizer": digests["tokenizer"]}
-    measure = _measure_with(load, measure_ref_nll, own, mesh)
-    scored = {name: splits[name] for name in SCORED_SPLITS}
-    lengths = {
-        name: [len(document.tokens) for document in split.documents]
-        for name, split in scored.items()
-    }
-    return source, _cached(cfg, scored, lengths, identity, measure, "ref_nll")
-
-
-def _scores(
-    cfg: Config, digests: dict[str, str], sources: Sources, mesh: Mesh
-) -> dict[str, np.ndarray]:
-    """What the reward model says of each document, by split."""
-    frozen, splits = sources.reward, sources.reward_splits
-    assert frozen is not None
-    identity = {
-        "weights": digests["reward_model"],
-        "tokenizer": frozen.tokenizer.digest,
-        "signal": "reward",
-        **_identity(frozen.cfg),
-    }
-    score = partial(measure_scores, pad_id=frozen.pad_id)
-    measure = _measure_with(frozen.load, score, frozen.cfg, mesh)
-    lengths = {name: [1] * len(split.documents) for name, split in splits.items()}
-    found = _cached(cfg, splits, lengths, identity, measure, "reward")
-    return {name: np.concatenate(scores) for name, scores in found.items()}
-
-
-def _pseudo_rewards(ref_nll: tuple[np.ndarray, ...], split: Split) -> np.ndarray:
-    rewards = [
-        weighting.pseudo_reward(nll, document.target)
-        for nll, document in zip(ref_nll, split.documents, strict=True)
-    ]
-    return np.array(rewards, np.float32)
-
-
-def _whiten(
-    raw: dict[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
-    mean, deviation = (float(x) for x in weighting.reward_moments(raw["train"]))
-    if deviation < weighting.SMALLEST_REWARD_DEVIATION:
-        log.warning(
-            "rewards of the train split are all alike (deviation %.1e): the critic has "
-            "nothing to learn, every reward is 0",
-            deviation,
-        )
-    white = {
-        name: np.asarray(weighting.whiten(values, mean, deviation))
-        for name, values in raw.items()
-    }
-    return white, (mean, deviation)
+def place(tree: model.Params, cfg: Config, mesh: Mesh) -> model.Params:
+    """A tree of NumPy arrays on the devices."""
+    del cfg
+    return jax.device_put(tree, sharding.replicated(mesh))
 
 
 def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
     """Plain next-token training of the start model on the `reference` split."""
-    batches = TrainBatches(
-        split,
-        Columns.zeros(split),
-        max_length=cfg.data.max_length,
-        batch_size=cfg.data.batch_size,
-        accumulation=1,
-        layout=cfg.data.layout,
-        seed=cfg.seed,
-    )
-    num_steps = sum(batches.steps_per_epoch(e) for e in range(cfg.train.epochs))
+    batches, num_steps = reference_batches(cfg, split)
     tx = make_optimizer(cfg, num_steps)
     state = jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
-    with Progress(num_steps, "reference", every=20) as progress:
-        for number in range(1, num_steps + 1):
-            state, metrics = step(state, next(batches))
-            progress.update(number, loss=float(metrics["loss"]))  # host sync
-    return state.params
+    return run_steps(state, step, batches, num_steps).params
 
 
-def _training_config(cfg: Config) -> Config:
-    """The config under which a reference is trained: plain next-token prediction."""
-    return replace(
-        cfg,
-        algo="baseline",
-        heads=HeadsConfig(count=1),
-        weighting=WeightingConfig(),
-        optimizer=replace(cfg.optimizer, lr=cfg.reference.lr),
-        train=replace(cfg.train, epochs=cfg.reference.epochs),
-    )
+def measure_ref_nll(
+    params: model.Params, cfg: Config, split: Split, mesh: Mesh
+) -> tuple[np.ndarray, ...]:
+    """`ref_nll[j]` of every token of every document; 0 where it is no target."""
+
+    def head_0_nll(params: model.Params, batch: Batch) -> jax.Array:
+        _, nll_BLK, _ = run_heads(params, batch, cfg)
+        nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
+        return jnp.where(batch.target_BL, nll_BL, 0.0)
+
+    answer = _on(mesh, head_0_nll, params)
+    return over_documents(answer, token_nll, cfg, split, f"ref_nll of {split.name}")
 
 
-def _identity(own: Config) -> dict[str, object]:
-    """What decides a frozen model's answers beside its weights and the data."""
-    of_model = replace(own.model, name="", revision="")  # where it lies is not it
-    return {
-        "model": asdict(of_model),
-        "dtype": own.machine.dtype,
-        "jax": jax.__version__,
-        "version": SIGNALS_VERSION,
-    }
-
-
-def _measure_with(
-    load: Callable[[], model.Params], measure: Any, own: Config, mesh: Mesh
-) -> Callable[[Split], Any]:
-    """A pass over one split; the weights are read for the first and kept."""
-    held: list[model.Params] = []
-
-    def run(split: Split) -> Any:
-        if not held:
-            held.append(load())
-        return measure(held[0], own, split, mesh)
-
-    return run
-
-
-def _cached(
+def measure_scores(
+    params: model.Params,
     cfg: Config,
-    splits: dict[str, Split],
-    lengths: dict[str, list[int]],
-    identity: dict[str, object],
-    measure: Callable[[Split], tuple[np.ndarray, ...]],
-    what: str,
-) -> dict[str, tuple[np.ndarray, ...]]:
-    """One signal of each split: from the cache, or measured and put there."""
-    folder = Path(cfg.output_dir) / "signals"
-    result = {}
-    for name, split in splits.items():
-        key = signals.signal_key(
-            **identity,
-            data=split.digest,
-            max_length=cfg.data.max_length,
-            layout=cfg.data.layout,
-            loss_on=cfg.data.loss_on,
-        )
-        found = signals.load(folder, key, lengths[name])
-        if found is None:
-            found = measure(split)
-            signals.save(folder, key, found, what)
-        else:
-            log.info("%s of %s: read from the cache", what, name)
-        result[name] = found
-    return result
+    split: Split,
+    mesh: Mesh,
+    pad_id: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Score `[1]` of every document: the reward model's at its last token.
+
+        score = hidden[last] . w        (after the final norm, no bias)
+
+    `last` is the last token that is not `pad_id` (`passes.last_score`).
+    """
+
+    def scores(params: model.Params, batch: Batch) -> jax.Array:
+        hidden_BLD = model.forward(
+            params["trunk"],
+            batch.tokens_BL,
+            batch.positions_BL,
+            batch.document_BL,
+            cfg.model,
+            cfg.machine,
+        ).hidden_BLD
+        hidden_BLD = hidden_BLD.astype(jnp.float32)
+        return jnp.einsum("bld,d->bl", hidden_BLD, params["score"])
+
+    answer, title = _on(mesh, scores, params), f"reward of {split.name}"
+    return over_documents(answer, last_score(pad_id), cfg, split, title)
+
+
+def _on(
+    mesh: Mesh,
+    function: Callable[[model.Params, Batch], jax.Array],
+    params: model.Params,
+) -> Callable[[Batch], np.ndarray]:
+    """The function of a batch, compiled, with NumPy numbers `[B, L]` out."""
+    whole = sharding.replicated(mesh)
+    rows = sharding.split_rows(mesh, micro_batches=False)
+    jitted = jax.jit(function, in_shardings=(whole, rows), out_shardings=whole)
+    return lambda batch: np.asarray(jitted(params, batch), np.float32)

@@ -3,12 +3,44 @@
 Parameters lie everywhere, rows of a batch are split evenly.
 """
 
+import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shared.config import Config
+
+log = logging.getLogger("wmtp")
+# Of what a config can name.
+USABLE = {
+    "dtype": ("float32", "bfloat16"),
+    "attention": ("auto", "xla", "cudnn"),
+}
+
+
+def find_mesh(cfg: Config) -> Mesh:
+    """The devices of a run; what JAX cannot do is refused, mps becomes the CPU.
+
+    Raises:
+      ValueError: as `make_mesh`, and for what only torch computes in.
+    """
+    machine = cfg.machine
+    for name, usable in USABLE.items():
+        if (got := getattr(machine, name)) not in usable:
+            raise ValueError(
+                f"machine.{name} must be one of {', '.join(usable)} in wmtp_jax, got "
+                f"{got!r}"
+            )
+    if machine.device == "mps":
+        log.warning("machine.device mps is torch's: wmtp_jax takes the CPU here")
+        cfg = replace(cfg, machine=replace(machine, device="cpu"))
+    if machine.deterministic:  # read when JAX first looks for devices
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+    return make_mesh(cfg)
 
 
 def make_mesh(cfg: Config) -> Mesh:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from shared import weighting
 from shared.batches import Batch
 from shared.config import Config
+from shared.scores import Extremes, Sums, gradient_scales, step_metrics
 from wmtp_jax import critic, sharding
-from wmtp_jax.loss import Extremes, Sums, micro_batch_sums, run_heads
+from wmtp_jax.loss import micro_batch_sums, run_heads
 from wmtp_jax.optimizer import freeze_trunk, make_schedule
 from wmtp_jax.state import TrainState
 
@@ -75,14 +75,13 @@ def accumulate(
     ((grad_L, grad_V, sums), extremes), _ = jax.lax.scan(
         micro, start, (numbers, batches)
     )
-    gradient = divide(grad_L, grad_V, sums, cfg.critic.value_loss_coef)
+    gradient = divide(grad_L, grad_V, sums, cfg)
     return gradient, sums, extremes
 
 
-def divide(grad_L: Any, grad_V: Any, sums: Sums, value_loss_coef: float) -> Any:
+def divide(grad_L: Any, grad_V: Any, sums: Sums, cfg: Config) -> Any:
     """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0."""
-    scale_L = weighting.ratio(jnp.ones(()), sums.weight)
-    scale_V = value_loss_coef * weighting.ratio(jnp.ones(()), sums.value_count)
+    scale_L, scale_V = gradient_scales(sums, cfg)
     gradient = jax.tree.map(lambda g: g * scale_L, grad_L)
     for name, group in grad_V.items():
         gradient[name] = jax.tree.map(
@@ -119,30 +118,6 @@ def train_step(
         key=state.key,
     )
     return new_state, metrics
-
-
-def step_metrics(sums: Sums, extremes: Extremes, cfg: Config) -> dict[str, jax.Array]:
-    """What a step logs; `weight_ess` and `kept_fraction` are shares of the targets."""
-    weights = sums.weights
-    nll_K = weighting.ratio(sums.nll_K, sums.rows_K)
-    some = weights["count"] > 0
-    metrics = {"loss": weighting.ratio(sums.loss_sum, sums.weight)}
-    for k in range(cfg.heads.count):
-        metrics[f"nll_head_{k}"] = nll_K[k]
-    for k in range(cfg.heads.count):
-        metrics[f"rows_head_{k}"] = sums.rows_K[k]
-    if cfg.algo == "critic":
-        metrics["value_loss"] = weighting.ratio(sums.value_sum, sums.value_count)
-    return metrics | {
-        "weight_mean": weighting.ratio(weights["w"], weights["count"]),
-        "weight_min": jnp.where(some, extremes.smallest, 0.0),
-        "weight_max": jnp.where(some, extremes.largest, 0.0),
-        "weight_entropy": weighting.weight_entropy(weights),
-        "weight_ess": weighting.ratio(
-            weighting.effective_sample_size(weights), weights["count"]
-        ),
-        "kept_fraction": weighting.ratio(weights["kept"], weights["count"]),
-    }
 
 
 def make_train_step(

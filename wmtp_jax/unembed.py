@@ -35,8 +35,9 @@ def nll_rows(
         rows_RD, rows_R = args
         # Cast here, so that blocks add up their gradients in the matrix's float32.
         block_VD = unembed_VD.astype(rows_RD.dtype)
+        wide = jnp.promote_types(rows_RD.dtype, jnp.float32)
         logits_RV = jnp.einsum(
-            "rd,vd->rv", rows_RD, block_VD, preferred_element_type=jnp.float32
+            "rd,vd->rv", rows_RD, block_VD, preferred_element_type=wide
         )
         # A compare and sum instead of a gather: its gradient is no scatter.
         hit_RV = jnp.arange(unembed_VD.shape[0])[None, :] == rows_R[:, None]

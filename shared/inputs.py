@@ -6,19 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from shared import contamination, run_folder
+from shared.backend import Backend
 from shared.batches import Batch, Columns, TrainBatches, eval_batches
 from shared.config import Config
 from shared.data import Split, load_examples, load_splits
+from shared.find_signals import SCORED_SPLITS, Sources
+from shared.frozen import check_tokenizer, find_reference, find_reward_model
+from shared.kept_signals import Signals
 from shared.params_io import check_model
 from shared.signals import files_digest
+from shared.start import check_folder, find_folder, tokenizer_of_run
 from shared.tokenizer import Tokenizer, load_tokenizer
-from wmtp_jax import sharding
-from wmtp_jax.frozen import check_tokenizer, find_reference, find_reward_model
-from wmtp_jax.reference import SCORED_SPLITS, Signals, Sources
-from wmtp_jax.start import check_folder, find_folder, tokenizer_of_run
 
 log = logging.getLogger("wmtp")
 SAMPLES = 1000  # texts of a split on which two tokenizers have to agree
@@ -29,8 +28,9 @@ class Inputs:
     """Everything read before a run folder is made: bad input leaves nothing behind.
 
     Attributes:
-      digests: of tokenizer, splits and the files of every model that is named; what a
-        resumed run must find unchanged, and what signals are known by.
+      digests: of tokenizer, splits and the files of every model that is named, and
+        the backend; what a resumed run must find unchanged, and signals are known by.
+      device: what the backend's `find_device` gives.
     """
 
     cfg: Config
@@ -39,10 +39,10 @@ class Inputs:
     sources: Sources
     contamination: contamination.Report
     digests: dict[str, str]
-    mesh: jax.sharding.Mesh
+    device: Any
 
 
-def read_inputs(cfg: Config, resumed: Path | None = None) -> Inputs:
+def read_inputs(cfg: Config, backend: Backend, resumed: Path | None = None) -> Inputs:
     """Tokenizer, splits, frozen models and devices of a config, checked.
 
     Args:
@@ -59,20 +59,26 @@ def read_inputs(cfg: Config, resumed: Path | None = None) -> Inputs:
         if folder is not None:
             check_model(folder, cfg.model)
             digests["model"] = files_digest(folder)
-    mesh = sharding.make_mesh(cfg)
+    device = backend.find_device(cfg)
     examples = load_examples(cfg.data)
-    needs_training = cfg.needs_reference and not cfg.reference.model
-    names = ("train", "validation") + (("reference",) if needs_training else ())
+    # A run that has kept its signals needs nothing any more that they came from.
+    kept = resumed is not None and (resumed / "signals").is_dir()
+    needs_training = cfg.needs_reference and not cfg.reference.model and not kept
+    names = SCORED_SPLITS + (("reference",) if needs_training else ())
     splits = load_splits(cfg.data, tokenizer, splits=names, examples=examples)
-    sources = _find_sources(cfg, tokenizer, examples)
-    digests["tokenizer"] = tokenizer.digest
+    sources = Sources(None, None, {})
+    if kept and resumed is not None:
+        digests = run_folder.recorded_inputs(resumed) | digests
+    else:
+        sources = _find_sources(cfg, backend, tokenizer, examples)
+    digests |= {"backend": backend.name, "tokenizer": tokenizer.digest}
     digests |= {name: split.digest for name, split in splits.items()}
     for name in ("reference", "reward"):
         frozen = getattr(sources, name)
         digests |= {f"{name}_model": frozen.identity()} if frozen else {}
     trained_on = {name: examples[name] for name in ("train", "reference")}
     report = contamination.check(trained_on, cfg.data.check_against)
-    return Inputs(cfg, tokenizer, splits, sources, report, digests, mesh)
+    return Inputs(cfg, tokenizer, splits, sources, report, digests, device)
 
 
 def digest_on_resume(run: Path, cfg: Config) -> dict[str, str]:
@@ -112,12 +118,12 @@ def read_tokenizer(cfg: Config) -> tuple[Config, Tokenizer]:
 
 
 def _find_sources(
-    cfg: Config, tokenizer: Tokenizer, examples: dict[str, Any]
+    cfg: Config, backend: Backend, tokenizer: Tokenizer, examples: dict[str, Any]
 ) -> Sources:
     reference = reward = None
     reward_splits = {}
     if cfg.needs_reference and cfg.reference.model:
-        reference = find_reference(cfg)
+        reference = find_reference(cfg, backend)
         texts = [
             (f"{name}/{row['id']}", row["prompt"] + row["completion"])
             for name in SCORED_SPLITS

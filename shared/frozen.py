@@ -8,22 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
 from shared import signals
+from shared.backend import Backend
 from shared.config import Config, HeadsConfig, WeightingConfig
 from shared.config_file import build, load_config
 from shared.hf_config import read_hf_config
 from shared.hub import model_folder
 from shared.model_config import ModelConfig
 from shared.params_io import check_model, read_model, read_reward_model
-from shared.run_folder import find
+from shared.run_folder import check_backend, find
+from shared.start import tokenizer_of_run
 from shared.tokenizer import Tokenizer, load_tokenizer
-from wmtp_jax import checkpoint, model
-from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.start import tokenizer_of_run
-from wmtp_jax.state import abstract_state
+from shared.tree_tensors import Params
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Frozen:
       source: one sentence for log and summary.
       pad_id: of a reward model: its score is read at the last other token.
       identity: digest of its weights; reads files, so it is asked for late.
-      load: reads the weights: `trunk` with `heads` (empty), or with `score`.
+      load: reads the weights: `trunk` with `heads` (empty), or with `score`; NumPy.
     """
 
     cfg: Config
@@ -44,10 +40,10 @@ class Frozen:
     source: str
     pad_id: int | None
     identity: Callable[[], str]
-    load: Callable[[], model.Params]
+    load: Callable[[], Params]
 
 
-def find_reference(cfg: Config) -> Frozen:
+def find_reference(cfg: Config, backend: Backend) -> Frozen:
     """What `--reference` names: a run, a Hugging Face folder, or a name on the hub.
 
     Raises:
@@ -62,18 +58,14 @@ def find_reference(cfg: Config) -> Frozen:
         except ValueError as error:
             raise ValueError(f"{error} (or name a run of this program)") from None
         return _of_folder(cfg, folder, "causal", "the reference")
+    check_backend(path, backend.name, f"name its export, {path / 'model'}")
     saved = load_config(path / "config.yaml")
     tokenizer = tokenizer_of_run(path, saved)
     _check_fits(cfg, saved.model, tokenizer, path, "the reference")
-    identity = f"{checkpoint.identify(path / 'checkpoints', step)} {path.name}"
+    identity = f"{backend.identify(path / 'checkpoints', step)} {path.name}"
 
-    def load() -> model.Params:
-        like = abstract_state(saved, make_optimizer(saved, 1))
-        manager = checkpoint.open_to_read(path / "checkpoints")
-        found = checkpoint.restore(manager, like, step)
-        manager.close()
-        assert found is not None  # `identify` has seen it
-        return {"trunk": found[1].params["trunk"], "heads": {}}
+    def load() -> Params:
+        return backend.read_trunk(path, saved, step)
 
     own, source = _plain(cfg, saved.model), f"model of the run {name!r}"
     return Frozen(own, tokenizer, source, None, lambda: identity, load)
@@ -104,12 +96,10 @@ def _of_folder(cfg: Config, folder: Path, kind: str, what: str) -> Frozen:
     _check_fits(cfg, of_model, tokenizer, folder, what)
     check_model(folder, of_model, kind)
 
-    def load() -> model.Params:
+    def load() -> Params:
         if kind == "reward":
-            params = read_reward_model(folder, of_model)
-        else:
-            params = read_model(folder, of_model, extras=False)
-        return jax.tree.map(jnp.asarray, params)
+            return read_reward_model(folder, of_model)
+        return read_model(folder, of_model, extras=False)
 
     return Frozen(
         cfg=_plain(cfg, of_model),

@@ -14,9 +14,7 @@ from shared.batches import Batch, TrainBatches
 from shared.config import Config
 from shared.console import Progress
 from shared.tracking import Tracker
-from wmtp_jax import checkpoint
-from wmtp_jax.state import TrainState
-from wmtp_jax.validate import validate
+from shared.validate import validate
 
 
 @dataclass
@@ -42,7 +40,13 @@ class Progressed:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What `fit` puts together; built once in `train.py`."""
+    """What `fit` puts together; built once in a backend's `train.py`.
+
+    Attributes:
+      step: `(state, batches) -> (state, metrics)`.
+      eval_step: see `validate`.
+      save: `(step, state, position)` writes a checkpoint; `position` is JSON.
+    """
 
     cfg: Config
     num_steps: int
@@ -50,7 +54,7 @@ class Parts:
     eval_step: Callable[..., Any]
     train: TrainBatches
     validation: list[Batch]
-    manager: Any
+    save: Callable[[int, Any, dict[str, Any]], None]
     tracker: Tracker
 
 
@@ -61,13 +65,12 @@ class StopRequest:
     requested: bool = False
 
 
-def fit(
-    state: TrainState, done: Progressed, start: int, parts: Parts
-) -> tuple[TrainState, bool]:
+def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bool]:
     """Trains from step `start` to the end: `(state, interrupted)`.
 
-    `done` is kept up to date. Metrics of step n are read after step n + 1 has been
-    dispatched, so that the device never waits for the host.
+    `state` is the backend's, with its `params`; `done` is kept up to date. Metrics of
+    step n are read after step n + 1 has been dispatched, so that the device never waits
+    for the host.
 
     Raises:
       FloatingPointError: if the loss is not finite; no checkpoint is written then.
@@ -146,7 +149,7 @@ def _is_enough(done: Progressed, cfg: Config) -> bool:
 
 
 def _evaluate(
-    state: TrainState, done: Progressed, number: int, parts: Parts
+    state: Any, done: Progressed, number: int, parts: Parts
 ) -> dict[str, float]:
     metrics = validate(state.params, parts.validation, parts.eval_step, parts.cfg)
     done.last_eval = metrics
@@ -158,9 +161,9 @@ def _evaluate(
     return metrics
 
 
-def _save(state: TrainState, done: Progressed, number: int, parts: Parts) -> None:
+def _save(state: Any, done: Progressed, number: int, parts: Parts) -> None:
     done.data = parts.train.state()
-    checkpoint.save(parts.manager, number, state, asdict(done))
+    parts.save(number, state, asdict(done))
 
 
 @contextmanager

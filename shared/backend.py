@@ -1,0 +1,50 @@
+"""What the two trainers do in their own ways, as one record of functions each.
+
+Everything around them (inputs, signals, the loop, what a person reads) is written once
+and takes this record. `params` below is the backend's own; a tree of NumPy arrays is
+`shared.tree_tensors.Params`. `device` is what `find_device` gives, opaque here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.config import Config
+from shared.data import Split
+from shared.tree_tensors import Params
+
+Measured = tuple[np.ndarray, ...]  # per document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """The functions of one trainer.
+
+    Attributes:
+      name: its package, `wmtp_jax` or `wmtp_torch_mps`.
+      versions: of the library that computes; part of what signals are known by.
+      find_device: devices that a config asks for, checked; ValueError if they are not
+        there or cannot do what it asks.
+      identify: `(RUN/checkpoints, step or None)` -> step and checksum of a checkpoint.
+      read_trunk: `(RUN, its config, step or None)` -> `{"trunk": ..., "heads": {}}`.
+      place: a NumPy tree (of that config) -> params.
+      train_reference: `(cfg, split, device)` -> params of a plain next-token model.
+      measure_ref_nll: `(params, cfg, split, device)` -> nats of each token.
+      adopt: `(FOLDER, RUN, cfg, device)`: the state in an exported folder becomes the
+        first checkpoint of a new run.
+      measure_scores: `(params, cfg, split, device, pad_id)` -> score `[1]` of each.
+    """
+
+    name: str
+    versions: dict[str, str]
+    find_device: Callable[[Config], Any]
+    identify: Callable[[Path, int | None], str]
+    read_trunk: Callable[[Path, Config, int | None], Params]
+    adopt: Callable[[Path, Path, Config, Any], None]
+    place: Callable[[Params, Config, Any], Any]
+    train_reference: Callable[[Config, Split, Any], Any]
+    measure_ref_nll: Callable[[Any, Config, Split, Any], Measured]
+    measure_scores: Callable[[Any, Config, Split, Any, int | None], Measured]

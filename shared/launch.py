@@ -1,0 +1,111 @@
+"""From a command line to a run folder and back, the same for both backends.
+
+A backend's `train.py` brings two functions: `train(inputs, path, resumed, step)`, which
+does everything inside a run folder, and `show(inputs)` for `--dry-run`.
+"""
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from shared import console, run_folder
+from shared.adopt import adopt
+from shared.backend import Backend
+from shared.command_line import parse
+from shared.config import Config
+from shared.config_file import dump_config
+from shared.inputs import Inputs, read_inputs
+from shared.start import keep_tokenizer
+from shared.training_state import is_state
+
+log = logging.getLogger("wmtp")
+Train = Callable[[Inputs, Path, bool, int | None], dict]
+
+
+def run(
+    backend: Backend,
+    train: Train,
+    cfg: Config,
+    resume: str = "",
+    overrides: dict[str, Any] | None = None,
+) -> dict:
+    """One training run, from config to summary.
+
+    Args:
+      cfg: what to run; with `resume` only its output_dir is read.
+      resume: a run or checkpoint to go on with, or an exported folder of either
+        backend.
+      overrides: fields given explicitly with `resume`.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      ValueError: for anything the user can mend.
+    """
+    path = step = None
+    if resume and is_state(Path(resume)):  # an export: a new run goes on from it
+        resume = str(adopt(Path(resume), cfg.output_dir, overrides or {}, backend))
+        overrides = {}
+    if resume:
+        path, step = run_folder.find(resume, cfg.output_dir)
+        run_folder.check_backend(
+            path, backend.name, "to go on: export it there, --resume the folder here"
+        )
+        cfg = run_folder.resumed_config(path, overrides or {})
+        cfg = replace(cfg, output_dir=str(path.parent), run_name=path.name)
+    inputs = read_inputs(cfg, backend, path)
+    if path is None:
+        path, cfg = run_folder.create(inputs.cfg)
+    elif overrides:  # what was changed on the way stays changed at the next resume
+        run_folder.write_text(path / "config.yaml", dump_config(inputs.cfg))
+    inputs = replace(inputs, cfg=replace(inputs.cfg, run_name=cfg.run_name))
+    held = run_folder.lock(path)
+    try:
+        run_folder.check_inputs(path, inputs.digests)
+        keep_tokenizer(path, inputs.tokenizer)
+        console.setup_logging(path, inputs.cfg.verbose)
+        return train(inputs, path, bool(resume), step)
+    finally:
+        console.close_logging()
+        held.release()
+
+
+def main(
+    backend: Backend,
+    train: Train,
+    show: Callable[[Inputs], None],
+    argv: list[str] | None = None,
+) -> int:
+    """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verbose = "--verbose" in arguments
+    # Outside the loop, which saves first, SIGTERM ends a run as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        invocation = parse(arguments, prog=f"python -m {backend.name}.train")
+        cfg = invocation.config
+        if invocation.dry_run:
+            path = None
+            if invocation.resume:
+                path, _ = run_folder.find(invocation.resume, cfg.output_dir)
+                cfg = run_folder.resumed_config(path, invocation.overrides)
+            show(read_inputs(cfg, backend, path))
+        else:
+            run(backend, train, cfg, invocation.resume, invocation.overrides)
+    except (ValueError, FloatingPointError) as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0

@@ -1,0 +1,267 @@
+"""Both backends on the same MBPP minis, from the same parameters, side by side.
+
+Axes: B rows, L positions, K heads, V vocabulary, D width.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from shared import scores
+from shared.batches import Batch, Columns, TrainBatches
+from shared.config import (
+    Config,
+    DataConfig,
+    HeadsConfig,
+    ModelConfig,
+    OptimizerConfig,
+    WeightingConfig,
+)
+from shared.data import load_splits
+from shared.tokenizer import load_tokenizer
+from shared.tree_tensors import to_tensors
+from tests import oracle
+from tests.small import reshape
+from wmtp_jax import critic as jax_critic
+from wmtp_jax import heads as jax_heads
+from wmtp_jax import loss as jax_loss
+from wmtp_jax import step as jax_step
+from wmtp_jax.start import init_params
+from wmtp_torch_mps import loss as torch_loss
+from wmtp_torch_mps.device import to_device
+from wmtp_torch_mps.heads import head_states
+from wmtp_torch_mps.model import WMTP, fill, from_tree, named
+from wmtp_torch_mps.step import divide
+
+HEAD_TYPES = ("linear", "residual", "block")
+RULES = {
+    "uniform": {"rule": "uniform"},
+    "skip": {"rule": "skip"},
+    "soft over documents": {"rule": "soft", "scope": "document"},
+    "soft over windows": {"rule": "soft", "scope": "window"},
+}
+K, L = 3, 480
+HEAD_WEIGHT = (1.0, 0.5, 0.25)
+
+
+def config(algo: str, head_type: str, rule: str, dtype: str = "float32") -> Config:
+    """A small GPT-2 over bytes whose rows hold whole minis."""
+    cfg = Config(
+        algo=algo,
+        model=ModelConfig(
+            num_layers=2,
+            width=32,
+            num_attention_heads=2,
+            max_positions=L,
+            vocab_size=load_tokenizer("bytes").vocab_size,
+        ),
+        heads=HeadsConfig(count=K, type=head_type, weight=HEAD_WEIGHT),
+        data=DataConfig(max_length=L, batch_size=2),
+        weighting=WeightingConfig(**RULES.get(rule, {})),
+        optimizer=OptimizerConfig(lr=1e-3),
+    )
+    return replace(cfg, machine=replace(cfg.machine, dtype=dtype))
+
+
+@cache
+def minis(layout: str, steps: int = 1) -> list[Batch]:
+    """Steps `[A, B, L]` of the MBPP minis, NumPy, with signals drawn at random."""
+    cfg = config("baseline", "linear", "uniform").data
+    split = load_splits(cfg, load_tokenizer("bytes"), splits=("train",))["train"]
+    rng = np.random.default_rng(0)
+    columns = Columns(
+        ref_nll=tuple(
+            rng.gamma(8, 0.5, len(d.tokens)).astype(np.float32) for d in split.documents
+        ),
+        reward=rng.normal(size=len(split.documents)).astype(np.float32),
+    )
+    batches = TrainBatches(
+        split,
+        columns,
+        max_length=L,
+        batch_size=cfg.batch_size,
+        accumulation=1,
+        layout=layout,
+        seed=3,
+    )
+    # One S for both layouts: JAX then compiles one program for both.
+    found = [replace(next(batches), num_documents=4) for _ in range(steps)]
+    if layout == "packed":
+        assert any(batch.document_BL.max() > 1 for batch in found)
+    return found
+
+
+def first(layout: str, dtype: str) -> Batch:
+    """The first micro-batch `[B, L]`, its numbers in the dtype."""
+    return reshape(minis(layout)[0], lambda x: cast(x[0], dtype))
+
+
+def cast(x: np.ndarray, dtype: str) -> np.ndarray:
+    return x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x
+
+
+@cache
+def start(head_type: str, value: bool):
+    """Random parameters as NumPy, none of them at 0 or 1, where a swap would hide."""
+    algo = "critic" if value else "baseline"
+    params = jax.device_get(init_params(config(algo, head_type, "uniform")))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), params
+    )
+
+
+def in_jax(cfg: Config, params, batch: Batch) -> dict:
+    """What the JAX trainer makes of a micro-batch, as NumPy."""
+
+    def run(params, batch):
+        outputs, nll_BLK, mask_BLK = jax_loss.run_heads(params, batch, cfg)
+        value_BL = None
+        if cfg.algo == "critic":
+            value_BL = jax_critic.read_values(params["value"], outputs.hidden_BLD)
+        score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
+        grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
+        return {
+            "states": jax_heads.head_states(params, outputs, cfg),
+            "unembeddings": jax_heads.unembeddings(params),
+            "value_BL": value_BL,
+            "score_BL": score_BL,
+            "w_BLK": scores.weigh(score_BL, mask_BLK, batch, cfg),
+            "nll_BLK": nll_BLK,
+            "mask_BLK": mask_BLK,
+            "gradient": jax_step.divide(grad_L, grad_V, sums, cfg),
+            "loss": sums.loss_sum / sums.weight,
+        }
+
+    with jax.enable_x64(cfg.machine.dtype == "float64"):
+        params = jax.tree.map(lambda x: jnp.asarray(cast(x, cfg.machine.dtype)), params)
+        found = jax.jit(run)(params, reshape(batch, jnp.asarray))
+        return jax.device_get(found)
+
+
+def torch_model(cfg: Config, params, device: str = "cpu") -> WMTP:
+    """The torch trainer's model with these parameters."""
+    model = WMTP(cfg)
+    fill(model, from_tree(params, cfg))
+    if cfg.machine.dtype == "float64":
+        model.double()
+    return model.to(device)
+
+
+def in_torch(cfg: Config, params, batch: Batch, device: str = "cpu") -> dict:
+    """What the torch trainer makes of a micro-batch, as NumPy."""
+    model = torch_model(cfg, params, device)
+    batch = to_device(batch, torch.device(device))
+    value_gradients: dict = {}
+    sums, _ = torch_loss.add_gradients(model, batch, value_gradients)
+    divide(named(model), value_gradients, sums, cfg)
+    with torch.no_grad():
+        outputs = torch_loss.run_trunk(model, batch)
+        targets_BLK, mask_BLK = torch_loss.targets_of(batch, cfg)
+        states = head_states(model, outputs)
+        nll_BLK, _ = torch_loss.nll_heads(model, states, targets_BLK, mask_BLK)
+        value_BL = model.value_head(outputs.hidden_BLD) if cfg.algo == "critic" else None
+        score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
+    found = {
+        "score_BL": score_BL,
+        "w_BLK": scores.weigh(score_BL, mask_BLK, batch, cfg),
+        "nll_BLK": nll_BLK,
+        "loss": sums.loss_sum / sums.weight,
+    }
+    found = {name: x.cpu().numpy() for name, x in found.items()}
+    gradient = {n: p.grad.double().cpu().numpy() for n, p in named(model).items()}
+    return found | {"gradient": gradient}
+
+
+def by_name(tree, cfg: Config) -> dict[str, np.ndarray]:
+    """A tree under the names of its tensors, in float64: as two float32 parts each."""
+    high = jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
+    low = jax.tree.map(lambda x, h: np.asarray(x - h.astype(x.dtype), "f4"), tree, high)
+    parts = [to_tensors(part, cfg.model, cfg.heads) for part in (high, low)]
+    return {
+        name: parts[0][file][name].astype(np.float64) + parts[1][file][name]
+        for file in parts[0]
+        for name in parts[0][file]
+    }
+
+
+def gap(a, b) -> float:
+    """Largest difference over the largest number of the two."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
+    return float(np.abs(a - b).max(initial=0) / scale) if scale else 0.0
+
+
+def in_oracle(cfg: Config, found: dict, batch: Batch) -> dict:
+    """Scores, weights, nll and loss by the oracle, from one backend's hidden states."""
+    nll_BLK = oracle_nll(found, batch)
+    document_BL, target_BL = batch.document_BL, batch.target_BL
+    _, mask = oracle.targets_and_mask(batch.tokens_BL, document_BL, target_BL, K)
+    if cfg.algo == "baseline":
+        score_BL = np.zeros(target_BL.shape)
+    elif cfg.algo == "critic":
+        reward_BL = oracle.token_rewards(
+            rewards_of(batch), target_BL, document_BL, cfg.critic.reward
+        )
+        td_error_BL = oracle.td_errors(
+            reward_BL, found["value_BL"], target_BL, document_BL, cfg.critic.discount
+        )
+        score_BL = oracle.z_score(td_error_BL, target_BL, document_BL)
+    else:
+        own_BL = np.zeros(target_BL.shape)
+        own_BL[:, 1:] = nll_BLK[:, :-1, 0]
+        score_BL = oracle.excess_loss(own_BL, batch.ref_nll_BL, target_BL, "signed", 0)
+    of = cfg.weighting
+    if cfg.rule == "uniform":
+        w_BLK = oracle.uniform_weights(mask)
+    elif cfg.rule == "skip":
+        kept = oracle.skip_weights(
+            score_BL, target_BL, document_BL, K, of.skip_fraction
+        )
+        w_BLK = np.asarray(kept) * mask
+    else:
+        w_BLK = oracle.soft_weights(
+            oracle.shift_to_heads(score_BL, K),
+            mask,
+            document_BL,
+            of.temperature,
+            of.weight_floor,
+            of.weight_ceiling,
+            of.scope,
+        )
+    *_, loss = oracle.weighted_loss(nll_BLK, w_BLK, HEAD_WEIGHT)
+    return {"score_BL": score_BL, "w_BLK": w_BLK, "nll_BLK": nll_BLK, "loss": loss}
+
+
+def oracle_nll(found: dict, batch: Batch) -> np.ndarray:
+    """`nll_BLK` from hidden states and unembeddings, with all the logits at once."""
+    states_KBLD = np.asarray(found["states"], np.float64)
+    shared_VD, own_KVD = (
+        None if x is None else np.asarray(x, np.float64) for x in found["unembeddings"]
+    )
+    targets_BLK, _ = oracle.targets_and_mask(
+        batch.tokens_BL, batch.document_BL, batch.target_BL, K
+    )
+    nll = []
+    for k in range(K):
+        matrix_VD = shared_VD if k == 0 or own_KVD is None else own_KVD[k - 1]
+        logits_BLV = states_KBLD[k] @ matrix_VD.T
+        chosen_BL1 = np.take_along_axis(
+            logits_BLV, np.asarray(targets_BLK)[:, :, k, None].astype(int), axis=2
+        )
+        top_BL1 = logits_BLV.max(axis=2, keepdims=True)
+        total_BL1 = np.exp(logits_BLV - top_BL1).sum(axis=2, keepdims=True)
+        nll.append((top_BL1 + np.log(total_BL1) - chosen_BL1)[:, :, 0])
+    return np.stack(nll, axis=2)
+
+
+def rewards_of(batch: Batch) -> list[list[float]]:
+    """Reward of each document of each row, by its number; 0 for padding."""
+    return [
+        [0.0] + [float(row[here == d][0]) for d in range(1, here.max() + 1)]
+        for row, here in zip(batch.reward_BL, batch.document_BL, strict=True)
+    ]

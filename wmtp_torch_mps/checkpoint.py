@@ -1,0 +1,179 @@
+"""Checkpoints: each is a model folder with the state of its training beside the model.
+
+`RUN/checkpoints/STEP` appears whole or not at all, every file is held against its
+digest before it is read, and stock `transformers`, or `wmtp_jax`, can go on from it.
+"""
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.config import Config
+from shared.params_io import read_model, write_model
+from shared.run_folder import recorded_inputs
+from shared.tokenizer import Tokenizer
+from shared.training_state import TrainingState, check_state, read_state, write_state
+from shared.tree_tensors import Params
+from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
+from wmtp_torch_mps.optimizer import moments_of, restore_moments
+from wmtp_torch_mps.state import TrainState, init_state
+
+log = logging.getLogger("wmtp")
+NAME = "wmtp_torch_mps"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, oldest first."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdigit())
+
+
+def save(
+    run: Path,
+    step: int,
+    state: TrainState,
+    position: dict[str, Any],
+    tokenizer: Tokenizer,
+) -> None:
+    """Writes one checkpoint, and removes the oldest beyond `train.keep_checkpoints`.
+
+    Args:
+      position: JSON: data position, best nll, and so on.
+    """
+    folder, cfg = run / "checkpoints", state.params.cfg
+    if (folder / str(step)).exists():  # damaged, or this run has been here before
+        shutil.rmtree(folder / str(step))
+    write(folder / str(step), run, state, position, tokenizer)
+    for old in steps_in(folder)[: -cfg.train.keep_checkpoints]:
+        shutil.rmtree(folder / str(old))
+
+
+def write(
+    folder: Path,
+    run: Path,
+    state: TrainState,
+    position: dict[str, Any],
+    tokenizer: Tokenizer,
+) -> None:
+    """Model and training state as one new folder."""
+    model, cfg = state.params, state.params.cfg
+    moments = moments_of(state.optimizer, model)
+    kept = TrainingState(
+        backend=NAME,
+        step=state.step,
+        optimizer=cfg.optimizer.name,
+        moments={name: to_tree(of, cfg) for name, of in moments.items()},
+        position=position,
+        config=cfg,
+        inputs=recorded_inputs(run),
+        versions={"torch": torch.__version__},
+        loss_scale=_loss_scale(state),
+    )
+    params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
+
+    def beside(made: Path) -> None:
+        write_state(made, kept, run / "signals")
+
+    write_model(folder, params, cfg.model, cfg.heads, tokenizer, beside=beside)
+
+
+def _loss_scale(state: TrainState) -> dict[str, float] | None:
+    """What float16 and a lack of memory have changed; None where nothing has."""
+    if not state.scaler.is_enabled() and state.splits == 1:
+        return None
+    scaler = state.scaler.state_dict()
+    found = {name: float(scaler.get(name, 0)) for name in ("scale", "_growth_tracker")}
+    return found | {"skipped": float(state.skipped), "splits": float(state.splits)}
+
+
+def identify(folder: Path, step: int | None = None) -> str:
+    """Step and digest of a run's checkpoint (its newest): what is in it.
+
+    Raises:
+      ValueError: if there is no such checkpoint, or it is damaged.
+    """
+    steps = steps_in(folder)
+    wanted = step if step is not None else max(steps, default=None)
+    if wanted is None or wanted not in steps:
+        have = ", ".join(map(str, steps)) or "none"
+        name = "a checkpoint" if wanted is None else f"a checkpoint of step {wanted}"
+        raise ValueError(f"there must be {name} in {folder}, got: {have}")
+    check_state(folder / str(wanted))
+    content = (folder / str(wanted) / "training_state.json").read_bytes()
+    return f"{wanted}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
+    """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
+    folder = run / "checkpoints"
+    wanted = max(steps_in(folder)) if step is None else step
+    return read_model(folder / str(wanted), cfg.model, extras=False)
+
+
+def restore(
+    run: Path, cfg: Config, device: torch.device, step: int | None = None
+) -> tuple[int, TrainState, dict[str, Any]] | None:
+    """`(step, state, position)` of `step`, else of the newest that can be read.
+
+    A damaged newest checkpoint is passed over with a warning. None if there is none.
+
+    Raises:
+      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
+    """
+    folder = run / "checkpoints"
+    steps = steps_in(folder)[::-1]
+    if step is not None and step not in steps:
+        have = ", ".join(map(str, sorted(steps))) or "none"
+        raise ValueError(f"there must be a checkpoint of step {step}, got: {have}")
+    for candidate in [step] if step is not None else steps:
+        try:
+            return candidate, *read(folder / str(candidate), cfg, device)
+        except ValueError as error:
+            log.warning("checkpoint %d cannot be read: %s", candidate, error)
+    if steps:
+        raise ValueError(
+            f"no checkpoint in {folder} can be read; got damaged ones: "
+            f"{', '.join(map(str, steps if step is None else [step]))}"
+        )
+    return None
+
+
+def read(
+    folder: Path, cfg: Config, device: torch.device
+) -> tuple[TrainState, dict[str, Any]]:
+    """`(state, position)` of a folder that either backend has written.
+
+    Raises:
+      ValueError: if a file is damaged or does not fit the config.
+    """
+    params, kept = read_state(folder)
+    model = WMTP(cfg)
+    fill(model, from_tree(params, cfg))
+    state = init_state(model.to(device))
+    moments = {name: from_tree(tree, cfg) for name, tree in kept.moments.items()}
+    found = kept.loss_scale or {}
+    state.splits = int(found.get("splits", 1))
+    state.skipped = int(found.get("skipped", 0))
+    state.step = kept.step
+    if kept.step > 0:
+        restore_moments(state.optimizer, model, moments, kept.step - state.skipped)
+    if state.scaler.is_enabled() and "scale" in found:
+        state.scaler.load_state_dict(
+            state.scaler.state_dict()
+            | {
+                "scale": found["scale"],
+                "_growth_tracker": int(found["_growth_tracker"]),
+            }
+        )
+    return state, kept.position
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Deletes the checkpoints after `step`, which a run that goes on makes anew."""
+    for later in steps_in(run / "checkpoints"):
+        if later > step:
+            shutil.rmtree(run / "checkpoints" / str(later))

@@ -1,0 +1,75 @@
+"""Writes a run's model as a Hugging Face folder that either trainer can go on from.
+
+    python -m wmtp_torch_mps.export RUN --to FOLDER          # the newest checkpoint
+    python -m wmtp_torch_mps.export RUN/checkpoints/50 --to FOLDER
+
+Stock `transformers` opens the folder; head 0 is the model. `--resume FOLDER` of either
+trainer starts a new run that goes on from it, optimizer included.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from shared import run_folder
+from shared.config import Config
+from shared.config_file import load_config
+from shared.export_command import export_main
+from shared.params_io import write_model
+from shared.start import tokenizer_of_run
+from shared.tokenizer import Tokenizer
+from wmtp_torch_mps import checkpoint
+from wmtp_torch_mps.model import WMTP, named, to_tree
+
+
+def export(folder: Path, model: WMTP, tokenizer: Tokenizer) -> None:
+    """Writes model, heads, value head and tokenizer; a whole folder or none.
+
+    Raises:
+      ValueError: if the folder has files in it or cannot be written.
+    """
+    cfg = model.cfg
+    params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
+    write_model(folder, params, cfg.model, cfg.heads, tokenizer)
+
+
+def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
+    """Exports a checkpoint of an earlier run; returns its step.
+
+    Args:
+      run: folder of a run (its newest checkpoint), or `RUN/checkpoints/STEP`.
+      model_only: leave the state of the training out.
+
+    Raises:
+      ValueError: if there is no such run or checkpoint, or the folder has files in it.
+    """
+    path, step = run_folder.find(run, ".")
+    run_folder.check_backend(path, checkpoint.NAME, "wmtp_jax.export reads it")
+    cfg = load_config(path / "config.yaml")
+    found = checkpoint.restore(path, cfg, torch.device("cpu"), step)
+    if found is None:
+        raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
+    step, state, position = found
+    tokenizer = tokenizer_of_run(path, cfg)
+    if model_only:
+        export(folder, state.params, tokenizer)
+    else:
+        checkpoint.write(folder, path, state, position, tokenizer)
+    return step
+
+
+def adopt(folder: Path, run: Path, cfg: Config, device: torch.device) -> None:
+    """Makes the state in an exported folder the first checkpoint of a new run."""
+    state, position = checkpoint.read(folder, cfg, device)
+    tokenizer = tokenizer_of_run(run, cfg)
+    checkpoint.save(run, state.step, state, position, tokenizer)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, or 2 for bad input."""
+    return export_main("wmtp_torch_mps.export", __doc__ or "", export_run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Scores, weights, loss and gradients of one micro-batch.
+
+    trunk -> (head 0's nll, values) -> score_BL -> w_BLK (constants)
+          -> heads over the rows that weigh something, with their gradient -> trunk
+
+Weights come before the heads, so a row of weight 0 is never multiplied with an
+unembedding, and no logits outlive their block (`unembed.py`).
+
+Axes: B rows, L positions, K heads, D width, R rows with a weight above 0.
+"""
+
+import torch
+from torch import Tensor
+
+from shared import weighting
+from shared.batches import Batch
+from shared.config import Config
+from shared.scores import (
+    Extremes,
+    Sums,
+    add_up,
+    head_weights,
+    needs_nll,
+    score_tokens,
+    weigh,
+)
+from shared.targets import shift_targets, target_mask
+from wmtp_torch_mps import critic, unembed
+from wmtp_torch_mps.heads import head_states, unembeddings
+from wmtp_torch_mps.model import WMTP, Outputs, compute_dtype, forward, named
+
+
+def targets_of(batch: Batch, cfg: Config) -> tuple[Tensor, Tensor]:
+    """`(targets_BLK, mask_BLK)`."""
+    K = cfg.heads.count
+    mask_BLK = target_mask(batch.document_BL, batch.target_BL, num_heads=K)
+    return shift_targets(batch.tokens_BL, num_heads=K), mask_BLK
+
+
+def run_trunk(model: WMTP, batch: Batch, *, dropping: bool = False) -> Outputs:
+    """One pass of the trunk over a batch."""
+    return forward(
+        model,
+        batch.tokens_BL,
+        batch.positions_BL,
+        batch.document_BL,
+        dropping=dropping,
+    )
+
+
+@torch.no_grad()
+def nll_heads(
+    model: WMTP,
+    states: list[Tensor],
+    targets_BLK: Tensor,
+    kept_BLK: Tensor,
+    factor_BLK: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """`nll_BLK` of the first heads where `kept_BLK`, 0 elsewhere, and gradients.
+
+    Args:
+      states: `states_BLD` of as many heads as are wanted, in order.
+      factor_BLK: with it, the gradient of `sum(factor * nll)` is added to the
+        unembeddings, and returned for each of the states.
+    """
+    nll, gradients = [], []
+    dtype = compute_dtype(model)
+    for k, state_BLD in enumerate(states):
+        rows_R = unembed.kept_rows(kept_BLK[:, :, k])
+        flat_XD = state_BLD.detach().reshape(-1, state_BLD.shape[-1])
+        factor_R = None
+        if factor_BLK is not None:
+            factor_R = factor_BLK[:, :, k].reshape(-1)[rows_R]
+        nll_R, gradient_RD = unembed.nll_rows(
+            flat_XD[rows_R].to(dtype),
+            unembeddings(model)[k],
+            targets_BLK[:, :, k].reshape(-1)[rows_R],
+            factor_R,
+        )
+        nll_X = nll_R.new_zeros(flat_XD.shape[0]).index_copy(0, rows_R, nll_R)
+        nll.append(nll_X.reshape(state_BLD.shape[:2]))
+        if gradient_RD is not None:
+            gradient_XD = torch.zeros_like(flat_XD)
+            gradient_XD.index_copy_(0, rows_R, gradient_RD.to(flat_XD.dtype))
+            gradients.append(gradient_XD.reshape(state_BLD.shape))
+    return torch.stack(nll, dim=2), gradients
+
+
+@torch.no_grad()
+def weights_of(
+    model: WMTP,
+    outputs: Outputs,
+    value_BL: Tensor | None,
+    batch: Batch,
+    targets_BLK: Tensor,
+    mask_BLK: Tensor,
+) -> Tensor:
+    """`w_BLK`: constants of the loss, as no gradient is recorded here."""
+    cfg, nll_BL = model.cfg, None
+    if needs_nll(cfg):
+        first = [outputs.hidden_BLD]
+        nll_BL = nll_heads(model, first, targets_BLK, mask_BLK)[0][:, :, 0]
+    score_BL = score_tokens(nll_BL, value_BL, batch, cfg)
+    return weigh(score_BL, mask_BLK, batch, cfg)
+
+
+def add_gradients(
+    model: WMTP,
+    batch: Batch,
+    value_gradients: dict[str, Tensor],
+    *,
+    scale: float = 1.0,
+    dropping: bool = False,
+) -> tuple[Sums, Extremes]:
+    """Numerators and denominators of a micro-batch; gradients are added up.
+
+    The gradient of `loss_sum` is added to each parameter's `grad`, that of `value_sum`
+    to `value_gradients` by name, both times `scale`: they are divided by their own
+    denominators, which all micro-batches of a step make together.
+    """
+    cfg = model.cfg
+    outputs = run_trunk(model, batch, dropping=dropping)
+    targets_BLK, mask_BLK = targets_of(batch, cfg)
+    value_BL, value = None, (batch.noise_BL.new_zeros(()),) * 2
+    if cfg.algo == "critic":
+        value_BL, value = _value_loss(model, outputs, batch)
+    w_BLK = weights_of(
+        model,
+        outputs,
+        None if value_BL is None else value_BL.detach(),
+        batch,
+        targets_BLK,
+        mask_BLK,
+    )
+    factor_K = torch.tensor(head_weights(cfg), dtype=w_BLK.dtype, device=w_BLK.device)
+    states = head_states(model, outputs)
+    nll_BLK, gradients = nll_heads(
+        model, states, targets_BLK, w_BLK > 0, scale * w_BLK * factor_K
+    )
+    if value_BL is not None:
+        _add_value_gradients(model, value[0] * scale, value_gradients)
+    torch.autograd.backward(states, gradients)
+    sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
+    return _detached(sums), extremes
+
+
+def _value_loss(
+    model: WMTP, outputs: Outputs, batch: Batch
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """`value_BL`, and sum and count of the value loss, with gradients."""
+    cfg, hidden_BLD = model.cfg, outputs.hidden_BLD
+    if not cfg.critic.trunk_gradient:
+        hidden_BLD = hidden_BLD.detach()
+    value_BL = model.value_head(hidden_BLD)
+    _, _, return_BL = critic.value_targets(
+        value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
+    )
+    return value_BL, weighting.value_loss(value_BL, return_BL, batch.target_BL)
+
+
+def _add_value_gradients(
+    model: WMTP, value_sum: Tensor, value_gradients: dict[str, Tensor]
+) -> None:
+    """Kept apart from the loss's, which is divided by another number."""
+    parameters = named(model)
+    gradients = torch.autograd.grad(
+        value_sum, list(parameters.values()), retain_graph=True, allow_unused=True
+    )
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and name in value_gradients:
+            value_gradients[name] += gradient
+        elif gradient is not None:
+            value_gradients[name] = gradient
+
+
+def _detached(sums: Sums) -> Sums:
+    fields = dict(vars(sums))
+    fields["value_sum"] = sums.value_sum.detach()
+    return Sums(**fields)

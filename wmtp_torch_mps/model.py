@@ -1,0 +1,243 @@
+"""The model: a stock trunk of `transformers`, heads k >= 1 and a value head beside it.
+
+Parameters have the names that they have in a model's files (`shared/tensor_names.py`):
+`base` is what `transformers` reads and writes, the rest stands under `mtp_heads` and
+`value_head`.
+
+    model   = WMTP(cfg)
+    outputs = forward(model, tokens, positions, documents)
+
+Axes: B rows, L positions, K heads, V vocabulary, D width.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from shared.config import Config
+from shared.hf_config import make_hf_config
+from shared.tensor_names import HEADS, MODEL, VALUE
+from shared.tree_tensors import Params, from_tensors, to_tensors
+
+# By family: config, model, and where in its base the layers and the final norm are.
+FAMILIES: dict[str, tuple[Any, Any, str, str]] = {
+    "gpt2": (GPT2Config, GPT2LMHeadModel, "h", "ln_f"),
+    "llama": (LlamaConfig, LlamaForCausalLM, "layers", "norm"),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, "layers", "norm"),
+}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one pass of the trunk leaves for heads and value head.
+
+    Attributes:
+      hidden_BLD: the trunk state after the final norm; head 0 reads it.
+      residual_BLD: the same before the final norm.
+      place: what a further block needs to attend.
+    """
+
+    hidden_BLD: Tensor
+    residual_BLD: Tensor
+    place: dict[str, Any] = field(repr=False)
+
+
+class Residual(nn.Module):
+    """`h + outer(silu(inner(h)))`, of the state h after the final norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width, bias=False)
+        self.outer = nn.Linear(width, width, bias=False)
+
+    def forward(self, h_BLD: Tensor) -> Tensor:
+        return h_BLD + self.outer(functional.silu(self.inner(h_BLD)))
+
+
+class LastBlock(nn.Module):
+    """One more last layer of the trunk, and a norm of its own."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, hf_config: Any) -> None:
+        super().__init__()
+        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+        self.block: Any = type(layer)(hf_config, hf_config.num_hidden_layers - 1)
+        self.norm: Any = type(norm)(hf_config.hidden_size, eps=epsilon)
+
+    def forward(self, x_BLD: Tensor, place: dict[str, Any]) -> Tensor:
+        return self.norm(self.block(x_BLD, **place))
+
+
+class Value(nn.Module):
+    """Linear D -> D // 2, ReLU, Linear -> 1, with biases; float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = max(1, width // 2)
+        self.inner = nn.Linear(width, half)
+        self.outer = nn.Linear(half, 1)
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        hidden_BLD = hidden_BLD.to(self.inner.weight.dtype)
+        return self.outer(functional.relu(self.inner(hidden_BLD))).squeeze(-1)
+
+
+class WMTP(nn.Module):
+    """Trunk, heads and (critic) value head of a config; weights as torch makes them.
+
+    A frozen reference is the same with one head; a reward model has a `score` row.
+    """
+
+    def __init__(self, cfg: Config, *, score: bool = False) -> None:
+        super().__init__()
+        self.cfg = cfg
+        config_class, kind, layers, norm = FAMILIES[cfg.model.family]
+        keys = make_hf_config(cfg.model, None, kind="causal", eos_id=0, pad_id=None)
+        hf_config = config_class.from_dict(keys | {"use_cache": False})
+        wanted = cfg.machine.attention
+        hf_config._attn_implementation = "sdpa" if wanted == "auto" else wanted
+        self.base = kind(hf_config)
+        trunk = self.base.base_model
+        # In lists, so that they get no second name.
+        self.final_norm = [trunk.get_submodule(norm)]
+        self.last_layer = [trunk.get_submodule(layers)[-1]]
+        if cfg.machine.rematerialise:
+            again = {"use_reentrant": False}
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+        heads, last = cfg.heads, self.last_layer[0]
+        made = {
+            "linear": lambda: nn.Linear(cfg.model.width, cfg.model.vocab_size, False),
+            "residual": lambda: Residual(cfg.model.width),
+            "block": lambda: LastBlock(last, self.final_norm[0], hf_config),
+        }[heads.type]
+        self.mtp_heads = nn.ModuleDict({str(k): made() for k in range(1, heads.count)})
+        if cfg.algo == "critic":
+            self.value_head = Value(cfg.model.width)
+        if score:
+            self.score = nn.Linear(cfg.model.width, 1, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
+    def unembed_VD(self) -> Tensor:
+        """Of head 0, and of every head without one of its own."""
+        return self.base.get_output_embeddings().weight
+
+
+def named(model: WMTP) -> dict[str, nn.Parameter]:
+    """Every parameter by the name of its tensor in the files; a tied one once."""
+    found = model.named_parameters()
+    return {name.removeprefix("base."): parameter for name, parameter in found}
+
+
+def file_of(name: str) -> str:
+    """The file of a model folder that holds the tensor."""
+    return {"mtp_heads": HEADS, "value_head": VALUE}.get(name.split(".")[0], MODEL)
+
+
+def group_of(name: str) -> str:
+    """Which rate and which gradient norm a parameter belongs to."""
+    return {HEADS: "heads", VALUE: "value", MODEL: "trunk"}[file_of(name)]
+
+
+def to_tree(tensors: dict[str, Tensor], cfg: Config) -> Params:
+    """Parameters, or anything of their names and shapes, as a tree of NumPy arrays."""
+    files: dict[str, dict[str, np.ndarray]] = {MODEL: {}}
+    for name, tensor in tensors.items():
+        array = tensor.detach().to("cpu", torch.float32).numpy()
+        files.setdefault(file_of(name), {})[name] = array
+    return from_tensors(files, cfg.model, cfg.heads, source="the model")
+
+
+def from_tree(tree: Params, cfg: Config) -> dict[str, Tensor]:
+    """The inverse of `to_tree`; copies, on the CPU."""
+    files = to_tensors(tree, cfg.model, cfg.heads)
+    return {
+        name: torch.from_numpy(np.array(array, np.float32, order="C"))
+        for of_file in files.values()
+        for name, array in of_file.items()
+    }
+
+
+@torch.no_grad()
+def fill(model: WMTP, tensors: dict[str, Tensor]) -> None:
+    """Copies tensors into the parameters of their names; others stay as they are."""
+    parameters = named(model)
+    for name, tensor in tensors.items():
+        parameters[name].copy_(tensor)
+
+
+def attention_mask(document_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[B, 1, L, L]`, 0 where a position may attend and the lowest number elsewhere.
+
+    Additive: `transformers` takes a boolean mask of four axes without an error, and
+    with eager attention adds it, which masks nothing.
+    """
+    L = document_BL.shape[1]
+    same_BLL = document_BL[:, :, None] == document_BL[:, None, :]
+    index_L = torch.arange(L, device=document_BL.device)
+    seen_BLL = same_BLL & (index_L[:, None] >= index_L[None, :])[None]
+    nothing = torch.zeros((), dtype=dtype, device=document_BL.device)
+    lowest = torch.full_like(nothing, torch.finfo(dtype).min)
+    return torch.where(seen_BLL, nothing, lowest)[:, None]
+
+
+def computing(model: WMTP) -> Any:
+    """Context in which matrix products run in the config's dtype."""
+    if model.cfg.machine.dtype != "float16":
+        return nullcontext()
+    return torch.autocast(model.device.type, torch.float16)
+
+
+def forward(
+    model: WMTP,
+    tokens_BL: Tensor,
+    positions_BL: Tensor,
+    document_BL: Tensor,
+    *,
+    dropping: bool = False,
+) -> Outputs:
+    """Runs the trunk; attention is causal and within one document.
+
+    Args:
+      document_BL: number of the document of a position, 0 for padding.
+      dropping: whether dropout is on (`cfg.model.dropout`).
+    """
+    trunk = model.base.base_model
+    model.train(dropping or model.cfg.machine.rematerialise)
+    mask_B1LL = attention_mask(document_BL, compute_dtype(model))
+    place: dict[str, Any] = {"attention_mask": mask_B1LL}
+    seen: list[Tensor] = []
+    hook = model.final_norm[0].register_forward_pre_hook(
+        lambda _, arguments: seen.append(arguments[0])
+    )
+    try:
+        with computing(model):
+            hidden_BLD = trunk(
+                input_ids=tokens_BL, position_ids=positions_BL, use_cache=False, **place
+            ).last_hidden_state
+    finally:
+        hook.remove()
+    if model.cfg.model.is_rotary:
+        place["position_embeddings"] = trunk.rotary_emb(seen[0], positions_BL)
+    return Outputs(hidden_BLD, seen[0], place)
+
+
+def compute_dtype(model: WMTP) -> torch.dtype:
+    """Of matrix products: float16 if the config says so, else the parameters'."""
+    half = model.cfg.machine.dtype == "float16"
+    return torch.float16 if half else model.base.dtype

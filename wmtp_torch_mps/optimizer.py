@@ -1,0 +1,133 @@
+"""Optimizer and learning-rate schedule: the updates that optax makes in `wmtp_jax`."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from shared.config import Config, OptimizerConfig
+from wmtp_torch_mps.model import WMTP, group_of, named
+
+# Optimizer -> its moments, as torch names them, in the order first, second.
+MOMENTS = {
+    "adamw": {"first": "exp_avg", "second": "exp_avg_sq"},
+    "lion": {"first": "exp_avg"},
+    "sgd": {"first": "momentum_buffer"},
+}
+
+
+def learning_rate(cfg: OptimizerConfig, num_steps: int, number: int) -> float:
+    """Rate of update `number` (0, 1, ...): linear warm-up, then the schedule.
+
+    Warm-up step `n` takes `(n + 1) / warmup_steps` of the peak. `linear` and `cosine`
+    reach `final_lr_scale * lr` at `num_steps`.
+    """
+    if number < cfg.warmup_steps:
+        return cfg.lr * (number + 1) / cfg.warmup_steps
+    rest = max(1, num_steps - cfg.warmup_steps)
+    done, last = min(1.0, (number - cfg.warmup_steps) / rest), cfg.final_lr_scale
+    left = {
+        "constant": 1.0,
+        "linear": 1 - done * (1 - last),
+        "cosine": last + (1 - last) * (1 + math.cos(math.pi * done)) / 2,
+    }[cfg.schedule]
+    return cfg.lr * left
+
+
+class Lion(torch.optim.Optimizer):
+    """`p -= lr * (sign(b1 * m + (1 - b1) * g) + decay * p)`, `m = b2 m + (1 - b2) g`.
+
+    Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv
+    2302.06675, algorithm 2.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                moment = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                update = torch.lerp(p.grad, moment, beta1).sign_()
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"])
+                moment.lerp_(p.grad, 1 - beta2)
+
+
+def make_optimizer(cfg: Config, model: WMTP) -> torch.optim.Optimizer:
+    """The update rule, with a rate per group and decay on matrices only.
+
+    A parameter group has the fields `name` (trunk, heads, value) and `scale`, over the
+    schedule's rate.
+    """
+    rule = cfg.optimizer
+    scales = {"heads": rule.head_lr_scale, "value": rule.value_lr_scale}
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, parameter in named(model).items():
+        key = group_of(name), decays(name, parameter)
+        groups.setdefault(key, []).append(parameter)
+    made = [
+        {
+            "params": params,
+            "name": group,
+            "scale": scales.get(group, 1.0),
+            "weight_decay": rule.weight_decay if decaying else 0.0,
+        }
+        for (group, decaying), params in groups.items()
+    ]
+    betas = (rule.beta1, rule.beta2)
+    if rule.name == "adamw":
+        return torch.optim.AdamW(
+            made, lr=rule.lr, betas=betas, eps=rule.epsilon, fused=True
+        )
+    if rule.name == "lion":
+        return Lion(made, {"lr": rule.lr, "betas": betas})
+    return torch.optim.SGD(made, lr=rule.lr, momentum=rule.beta1)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Matrices decay; not norms, biases, positions."""
+    return parameter.ndim >= 2 and not name.endswith("wpe.weight")
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float, *, frozen: bool) -> None:
+    """The rate of the next update in every group; 0 for a trunk that is `frozen`."""
+    for group in optimizer.param_groups:
+        still = frozen and group["name"] == "trunk"
+        group["lr"] = 0.0 if still else rate * group["scale"]
+
+
+def moments_of(
+    optimizer: torch.optim.Optimizer, model: WMTP
+) -> dict[str, dict[str, Tensor]]:
+    """Moment -> name of the parameter -> tensor; zeros before the first update."""
+    cfg = model.cfg.optimizer
+    if cfg.name == "sgd" and cfg.beta1 == 0:
+        return {}
+    return {
+        moment: {
+            name: optimizer.state.get(p, {}).get(key, torch.zeros_like(p))
+            for name, p in named(model).items()
+        }
+        for moment, key in MOMENTS[cfg.name].items()
+    }
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer,
+    model: WMTP,
+    moments: dict[str, dict[str, Tensor]],
+    step: int,
+) -> None:
+    """The inverse of `moments_of`, after `step` updates."""
+    name_of = model.cfg.optimizer.name
+    for moment, tensors in moments.items():
+        key = MOMENTS[name_of][moment]
+        for name, parameter in named(model).items():
+            state = optimizer.state[parameter]
+            state[key] = tensors[name].to(parameter.device, parameter.dtype)
+            if name_of == "adamw":
+                state["step"] = torch.tensor(float(step), device=parameter.device)

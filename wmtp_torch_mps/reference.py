@@ -1,0 +1,82 @@
+"""Frozen models: one is trained first if nobody names it, and they pass over the data.
+
+What a pass leaves per document fills the signal cache (`shared/find_signals.py`).
+
+Axes: B rows, L positions, D width.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from shared.axes import shift_to_tokens
+from shared.batches import Batch
+from shared.config import Config
+from shared.data import Split
+from shared.passes import (
+    last_score,
+    over_documents,
+    reference_batches,
+    run_steps,
+    token_nll,
+)
+from shared.tree_tensors import Params
+from wmtp_torch_mps.device import to_device
+from wmtp_torch_mps.loss import nll_heads, run_trunk, targets_of
+from wmtp_torch_mps.model import WMTP, fill, from_tree
+from wmtp_torch_mps.state import make_state
+from wmtp_torch_mps.step import train_step
+
+
+def place(tree: Params, cfg: Config, device: torch.device) -> WMTP:
+    """A model of a tree of NumPy arrays; a reward model where it has a `score`."""
+    model = WMTP(cfg, score="score" in tree)
+    fill(model, from_tree(tree, cfg))
+    return model.to(device)
+
+
+def train_reference(cfg: Config, split: Split, device: torch.device) -> WMTP:
+    """Plain next-token training of the start model on the `reference` split."""
+    batches, num_steps = reference_batches(cfg, split)
+    state = make_state(cfg, device)
+    step = partial(train_step, num_steps=num_steps)
+    return run_steps(state, step, batches, num_steps).params
+
+
+@torch.no_grad()
+def measure_ref_nll(
+    model: WMTP, cfg: Config, split: Split, device: torch.device
+) -> tuple[np.ndarray, ...]:
+    """`ref_nll[j]` of every token of every document; 0 where it is no target."""
+
+    def head_0_nll(batch: Batch) -> np.ndarray:
+        batch = to_device(batch, device)
+        targets_BLK, mask_BLK = targets_of(batch, cfg)
+        states = [run_trunk(model, batch).hidden_BLD]
+        nll_BLK, _ = nll_heads(model, states, targets_BLK, mask_BLK)
+        nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
+        return torch.where(batch.target_BL, nll_BL, 0.0).cpu().numpy()
+
+    return over_documents(head_0_nll, token_nll, cfg, split, f"ref_nll of {split.name}")
+
+
+@torch.no_grad()
+def measure_scores(
+    model: WMTP,
+    cfg: Config,
+    split: Split,
+    device: torch.device,
+    pad_id: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Score `[1]` of every document: the reward model's at its last token.
+
+    score = hidden[last] . w        (after the final norm, no bias)
+    """
+
+    def scores(batch: Batch) -> np.ndarray:
+        hidden_BLD = run_trunk(model, to_device(batch, device)).hidden_BLD
+        return model.score(hidden_BLD.float()).squeeze(-1).cpu().numpy()
+
+    title = f"reward of {split.name}"
+    return over_documents(scores, last_score(pad_id), cfg, split, title)

@@ -1,0 +1,58 @@
+"""What only torch knows of a run: its device, and what memory it takes."""
+
+import logging
+import sys
+from typing import Any
+
+import torch
+
+from shared import report
+from shared.inputs import Inputs, count_steps, make_batches
+from wmtp_torch_mps.device import peak_memory
+from wmtp_torch_mps.model import WMTP, group_of, named
+from wmtp_torch_mps.state import TrainState
+
+log = logging.getLogger("wmtp")
+MIB = 1024**2
+
+
+def count_parameters(model: WMTP) -> dict[str, int]:
+    """Numbers in each part: trunk, heads k >= 1, value head."""
+    counts = {"trunk": 0, "heads": 0}
+    for name, parameter in named(model).items():
+        group = group_of(name)
+        counts[group] = counts.get(group, 0) + parameter.numel()
+    return counts
+
+
+def dry_run(inputs: Inputs) -> None:
+    """Prints config, parameters, batch shapes and memory of a run; writes nothing.
+
+    The model is made without memory (device `meta`).
+    """
+    cfg = inputs.cfg
+    with torch.device("meta"):
+        model = WMTP(cfg)
+    counts = count_parameters(model)
+    train, validation = make_batches(cfg, inputs.splits, None)
+    moments = {"adamw": 2, "lion": 1, "sgd": int(cfg.optimizer.beta1 > 0)}
+    held = 4 * sum(counts.values()) * (2 + moments[cfg.optimizer.name])
+    rows = [
+        ("device", str(inputs.device)),
+        ("memory: parameters, gradients, moments", f"{held / MIB:,.0f} MiB"),
+    ]
+    steps = count_steps(cfg, train)
+    report.show_plan(inputs, counts, steps, validation, rows)
+
+
+def machine(state: TrainState) -> dict[str, Any]:
+    """What a summary says of parameters, device, memory and versions."""
+    device = state.params.device
+    return {
+        "parameters": count_parameters(state.params),
+        "device": str(device),
+        "peak_memory_mib": round(peak_memory(device) / MIB),
+        "micro_batch_splits": state.splits,
+        "skipped_updates": state.skipped,
+        "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
+    }

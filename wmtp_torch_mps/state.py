@@ -1,0 +1,51 @@
+"""What a training step changes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from shared.config import Config
+from wmtp_torch_mps.model import WMTP
+from wmtp_torch_mps.optimizer import make_optimizer
+from wmtp_torch_mps.start import load_params
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """The model and what belongs to its training; changed in place.
+
+    Attributes:
+      step: updates made so far.
+      params: the model.
+      scaler: of the loss, for float16; disabled otherwise.
+      splits: into how many parts a micro-batch is cut since memory ran out; 1 is whole.
+      skipped: updates not made, as a float16 gradient was not finite.
+    """
+
+    step: int
+    params: WMTP
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    splits: int = 1
+    skipped: int = 0
+
+
+def make_state(cfg: Config, device: torch.device) -> TrainState:
+    """Step 0 of a run: its start parameters, and moments that are 0."""
+    return init_state(load_params(cfg, device))
+
+
+def init_state(model: WMTP) -> TrainState:
+    """Step 0 of a run with this model."""
+    return TrainState(
+        step=0,
+        params=model,
+        optimizer=make_optimizer(model.cfg, model),
+        scaler=_make_scaler(model.cfg, model.device),
+    )
+
+
+def _make_scaler(cfg: Config, device: torch.device) -> torch.amp.GradScaler:
+    """Scales float16 gradients up, so that small ones are not lost, or does nothing."""
+    half = cfg.machine.dtype == "float16"
+    return torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=half)

@@ -1,0 +1,205 @@
+"""One update, and one evaluation pass.
+
+    gradient = grad_L / W + value_loss_coef * grad_V / N
+
+`grad_L`, `W`, `grad_V`, `N` are summed over micro-batches and divided once, so 1 x 8
+and 8 x 1 are the same step, and a micro-batch that does not fit into memory can be
+halved without changing what is computed.
+
+Axes: A micro-batches of a step, B rows, L positions.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.batches import Batch
+from shared.config import Config
+from shared.scores import Extremes, Sums, combine, gradient_scales, step_metrics
+from wmtp_torch_mps import critic
+from wmtp_torch_mps.device import (
+    empty_cache,
+    is_out_of_memory,
+    memory_in_use,
+    to_device,
+)
+from wmtp_torch_mps.heads import head_states
+from wmtp_torch_mps.loss import add_gradients, nll_heads, run_trunk, targets_of
+from wmtp_torch_mps.model import WMTP, group_of, named
+from wmtp_torch_mps.optimizer import learning_rate, set_rates
+from wmtp_torch_mps.state import TrainState
+
+log = logging.getLogger("wmtp")
+
+
+def train_step(
+    state: TrainState, batches: Batch, num_steps: int
+) -> tuple[TrainState, dict[str, Any]]:
+    """One update over the micro-batches `[A, B, L]`: `(state, metrics)`.
+
+    Model and optimizer are changed in place. A float16 gradient that is not finite
+    makes no update, and the next loss is scaled less.
+    """
+    model, optimizer, scaler = state.params, state.optimizer, state.scaler
+    cfg, device = model.cfg, model.device
+    sums, extremes, value_gradients = _accumulate(state, to_device(batches, device))
+    divide(named(model), value_gradients, sums, cfg)
+    metrics = step_metrics(sums, extremes, cfg)
+    scaler.unscale_(optimizer)
+    frozen = state.step < cfg.heads.warmup_steps
+    metrics |= _clip(named(model), cfg, frozen=frozen)
+    metrics["lr"] = learning_rate(cfg.optimizer, num_steps, state.step)
+    set_rates(optimizer, metrics["lr"], frozen=frozen)
+    scaler.step(optimizer)
+    if scaler.is_enabled():
+        before = scaler.get_scale()
+        scaler.update()
+        metrics["loss_scale"] = scaler.get_scale()
+        state.skipped += metrics["loss_scale"] < before
+    state.step += 1
+    empty_cache(device, state.step, cfg.machine.empty_cache_every)
+    metrics |= memory_in_use(device)
+    if state.splits > 1:
+        metrics["micro_batch_rows"] = cfg.data.batch_size // state.splits
+    return state, metrics
+
+
+def _accumulate(
+    state: TrainState, batches: Batch
+) -> tuple[Sums, Extremes, dict[str, Tensor]]:
+    """Sums of all micro-batches, gradients in `grad`, the value loss's by name.
+
+    Where memory runs out, all is done again in micro-batches of half as many rows.
+
+    Raises:
+      MemoryError: if one row is too much.
+    """
+    while True:
+        try:
+            return _add_up(state, batches)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        state.optimizer.zero_grad(set_to_none=True)
+        empty_cache(state.params.device, 0, 1)
+        rows = batches.tokens_BL.shape[1]
+        finer = [n for n in range(state.splits + 1, rows + 1) if rows % n == 0]
+        if not finer:
+            raise MemoryError(
+                f"a micro-batch of one row must fit into memory, got: {reason} (less "
+                "data.max_length, a smaller model, or machine.rematerialise)"
+            )
+        state.splits = finer[0]
+        log.warning(
+            "out of memory: step %d runs again in micro-batches of %d rows, the same "
+            "global batch (%s)",
+            state.step + 1,
+            rows // state.splits,
+            reason,
+        )
+
+
+def _add_up(
+    state: TrainState, batches: Batch
+) -> tuple[Sums, Extremes, dict[str, Tensor]]:
+    model, cfg = state.params, state.params.cfg
+    state.optimizer.zero_grad(set_to_none=True)
+    value_gradients: dict[str, Tensor] = {}
+    sums = extremes = None
+    for number, batch in enumerate(critic.micro_batches(_cut(batches, state.splits))):
+        with _dropout_seed(cfg, state.step, number):
+            here, extreme = add_gradients(
+                model,
+                batch,
+                value_gradients,
+                scale=state.scaler.get_scale(),
+                dropping=cfg.model.dropout > 0,
+            )
+        sums = here if sums is None else combine(sums, here)
+        extremes = extreme if extremes is None else _widest(extremes, extreme)
+    return sums, extremes, value_gradients
+
+
+def _cut(batches: Batch, splits: int) -> Batch:
+    """`[A, B, L]` as `[A * splits, B / splits, L]`."""
+    arrays = dict(vars(batches))
+    documents = arrays.pop("num_documents")
+    L = batches.tokens_BL.shape[2]
+    rows = batches.tokens_BL.shape[1] // splits
+    cut = {name: x.reshape(-1, rows, L) for name, x in arrays.items()}
+    return Batch(**cut, num_documents=documents)
+
+
+def _widest(a: Extremes, b: Extremes) -> Extremes:
+    return Extremes(
+        torch.minimum(a.smallest, b.smallest), torch.maximum(a.largest, b.largest)
+    )
+
+
+@contextmanager
+def _dropout_seed(cfg: Config, step: int, number: int) -> Iterator[None]:
+    """Dropout of a micro-batch depends on seed, step and its number alone."""
+    if cfg.model.dropout > 0:
+        torch.manual_seed(((cfg.seed + 1) * 1_000_003 + step) * 1_009 + number)
+    yield
+
+
+@torch.no_grad()
+def divide(
+    parameters: dict[str, torch.nn.Parameter],
+    value_gradients: dict[str, Tensor],
+    sums: Sums,
+    cfg: Config,
+) -> None:
+    """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0."""
+    scale_L, scale_V = gradient_scales(sums, cfg)
+    for name, parameter in parameters.items():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.mul_(scale_L)
+        if name in value_gradients:
+            parameter.grad.add_(value_gradients[name].mul_(scale_V))
+
+
+@torch.no_grad()
+def _clip(
+    parameters: dict[str, torch.nn.Parameter], cfg: Config, *, frozen: bool
+) -> dict[str, Tensor]:
+    """Clips by global norm; the norms before, of trunk and of all else.
+
+    A `frozen` trunk (head warm-up) has no gradient, in the norm as in the update.
+    """
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in parameters.items():
+        groups[group_of(name) == "trunk"].append(parameter.grad)
+    trunk, others = (torch.nn.utils.get_total_norm(groups[x]) for x in (True, False))
+    if frozen:
+        for gradient in groups[True]:
+            gradient.zero_()
+    total = others if frozen else torch.hypot(trunk, others)
+    factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
+    for gradient in groups[True] + groups[False]:
+        gradient.mul_(factor)
+    return {"grad_norm_trunk": trunk, "grad_norm_heads": others.to(trunk.device)}
+
+
+@torch.no_grad()
+def eval_step(model: WMTP, batch: Batch) -> dict[str, Any]:
+    """Unweighted sums over every target of `[B, L]` rows, and the critic's readings."""
+    cfg = model.cfg
+    batch = to_device(batch, model.device)
+    outputs = run_trunk(model, batch)
+    targets_BLK, mask_BLK = targets_of(batch, cfg)
+    states = head_states(model, outputs)
+    nll_BLK, _ = nll_heads(model, states, targets_BLK, mask_BLK)
+    result = {"nll_K": nll_BLK.sum((0, 1)), "count_K": mask_BLK.sum((0, 1))}
+    if cfg.algo == "critic":
+        value_BL = model.value_head(outputs.hidden_BLD)
+        _, _, return_BL = critic.value_targets(value_BL, batch, cfg, gae_lambda=1.0)
+        result |= {"value_BL": value_BL, "return_BL": return_BL}
+    return {name: x.cpu().numpy() for name, x in result.items()}

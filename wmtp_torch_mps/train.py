@@ -1,0 +1,116 @@
+"""Trains a model: `python -m wmtp_torch_mps.train --algo critic`.
+
+`_train` reads from top to bottom: signals, model, value head, loop, summary. What comes
+before it (config, data, run folder) is `shared/launch.py`, the loop `shared/loop.py`.
+"""
+
+import logging
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared import launch
+from shared.backend import Backend
+from shared.config import Config
+from shared.inputs import Inputs, count_steps, make_batches
+from shared.loop import Parts, Progressed, fit
+from shared.replace_folder import replace_folder
+from shared.report import finish, log_stage1, summarize
+from shared.session import finished_already, open_signals, say_stopped
+from shared.tracking import open_trackers
+from wmtp_torch_mps import checkpoint, critic, reference, report
+from wmtp_torch_mps.device import find_device
+from wmtp_torch_mps.export import adopt, export
+from wmtp_torch_mps.state import make_state
+from wmtp_torch_mps.step import eval_step, train_step
+
+log = logging.getLogger("wmtp")
+
+BACKEND = Backend(
+    name=checkpoint.NAME,
+    versions={"torch": torch.__version__},
+    find_device=find_device,
+    identify=checkpoint.identify,
+    read_trunk=checkpoint.read_trunk,
+    adopt=adopt,
+    place=reference.place,
+    train_reference=reference.train_reference,
+    measure_ref_nll=reference.measure_ref_nll,
+    measure_scores=reference.measure_scores,
+)
+
+
+def run(cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None) -> dict:
+    """One training run, from config to summary; see `launch.run`."""
+    return launch.run(BACKEND, _train, cfg, resume, overrides)
+
+
+def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
+    cfg, device = inputs.cfg, inputs.device
+    started = time.perf_counter()
+    signals = open_signals(inputs, path, BACKEND)
+    train, validation = make_batches(cfg, inputs.splits, signals)
+    num_steps = count_steps(cfg, train)
+
+    found = checkpoint.restore(path, cfg, device, step) if resumed else None
+    if found is not None:
+        start, state, position = found
+        done = Progressed(**position)
+        train.restore(done.data)
+        if (summary := finished_already(path, start, num_steps)) is not None:
+            return summary
+        checkpoint.drop_after(path, start)
+        log.info("going on from the checkpoint of step %d", start)
+    else:
+        start, done = 0, Progressed(train.state())
+        state = make_state(cfg, device)
+        if cfg.algo == "critic":
+            fresh, _ = make_batches(cfg, inputs.splits, signals)
+            stage1 = critic.train_value_head(state.params, fresh, validation)
+            log_stage1(stage1)
+            done.stage1 = stage1.summary()
+    test_device(state.params, train)
+    # A run killed before its first checkpoint starts again, without any row.
+    resume_step = (start if found else -1) if resumed else None
+    tracker = open_trackers(cfg, path, resume_step=resume_step)
+    parts = Parts(
+        cfg=cfg,
+        num_steps=num_steps,
+        step=partial(train_step, num_steps=num_steps),
+        eval_step=eval_step,
+        save=lambda step, state, position: checkpoint.save(
+            path, step, state, position, inputs.tokenizer
+        ),
+        train=train,
+        validation=validation,
+        tracker=tracker,
+    )
+    status = "FAILED"
+    try:
+        state, interrupted = fit(state, done, start, parts)
+        status = "KILLED" if interrupted else "FINISHED"
+    finally:
+        tracker.close(status)
+    if interrupted:
+        raise say_stopped(path, state.step)
+    if cfg.train.export:
+        write = partial(export, model=state.params, tokenizer=inputs.tokenizer)
+        replace_folder(path / "model", write)
+    machine = report.machine(state)
+    summary = summarize(inputs, signals, done, state.step, num_steps, machine)
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    finish(path, cfg, summary, tracker.ui_command)
+    return summary
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
+    return launch.main(BACKEND, _train, report.dry_run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

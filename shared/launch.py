@@ -7,6 +7,7 @@ does everything inside a run folder, and `show(inputs)` for `--dry-run`.
 import logging
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from shared.adopt import adopt
 from shared.backend import Backend
 from shared.command_line import parse
 from shared.config import Config
-from shared.config_file import dump_config
+from shared.config_file import dump_config, load_config
 from shared.inputs import Inputs, read_inputs
 from shared.start import keep_tokenizer
 from shared.training_state import is_state
@@ -49,7 +50,7 @@ def run(
       ValueError: for anything the user can mend.
     """
     path = step = None
-    if resume and is_state(Path(resume)):  # an export: a new run goes on from it
+    if resume and _is_export(Path(resume), backend):
         resume = str(adopt(Path(resume), cfg.output_dir, overrides or {}, backend))
         overrides = {}
     if resume:
@@ -76,6 +77,32 @@ def run(
         held.release()
 
 
+def _is_export(path: Path, backend: Backend) -> bool:
+    """Whether a new run has to be made of it; not so a checkpoint of a run of ours."""
+    run = path.absolute().parent.parent
+    own = run_folder.recorded_inputs(run).get("backend") == backend.name
+    return is_state(path) and not (own and path.absolute().parent.name == "checkpoints")
+
+
+def _dry_run(
+    backend: Backend,
+    show: Callable[[Inputs], None],
+    cfg: Config,
+    resume: str,
+    over: Any,
+) -> None:
+    """Checks and shows what would be run; leaves nothing behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = None
+        if resume and _is_export(Path(resume), backend):
+            path = adopt(Path(resume), folder, over, backend)
+            cfg = load_config(path / "config.yaml")
+        elif resume:
+            path, _ = run_folder.find(resume, cfg.output_dir)
+            cfg = run_folder.resumed_config(path, over)
+        show(read_inputs(cfg, backend, path))
+
+
 def main(
     backend: Backend,
     train: Train,
@@ -91,14 +118,10 @@ def main(
         invocation = parse(arguments, prog=f"python -m {backend.name}.train")
         cfg = invocation.config
         if invocation.dry_run:
-            path = None
-            if invocation.resume:
-                path, _ = run_folder.find(invocation.resume, cfg.output_dir)
-                cfg = run_folder.resumed_config(path, invocation.overrides)
-            show(read_inputs(cfg, backend, path))
+            _dry_run(backend, show, cfg, invocation.resume, invocation.overrides)
         else:
             run(backend, train, cfg, invocation.resume, invocation.overrides)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, MemoryError) as error:
         if verbose:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)

@@ -45,6 +45,7 @@ class Parts:
     Attributes:
       step: `(state, batches) -> (state, metrics)`.
       eval_step: see `validate`.
+      asynchronous: whether `step` returns before it is computed.
       save: `(step, state, position)` writes a checkpoint; `position` is JSON.
     """
 
@@ -56,6 +57,7 @@ class Parts:
     validation: list[Batch]
     save: Callable[[int, Any, dict[str, Any]], None]
     tracker: Tracker
+    asynchronous: bool
 
 
 @dataclass
@@ -69,8 +71,8 @@ def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bo
     """Trains from step `start` to the end: `(state, interrupted)`.
 
     `state` is the backend's, with its `params`; `done` is kept up to date. Metrics of
-    step n are read after step n + 1 has been dispatched, so that the device never waits
-    for the host.
+    step n are read after step n + 1 has been dispatched (where steps are asynchronous),
+    so that the device never waits for the host.
 
     Raises:
       FloatingPointError: if the loss is not finite; no checkpoint is written then.
@@ -94,6 +96,8 @@ def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bo
             recorder.wait()
             recorder.log({})
             recorder.pending = (number, metrics, int(np.sum(batches.document_BL > 0)))
+            if not parts.asynchronous:
+                recorder.wait()
             stopping = stop.requested  # read once: it may be set at any moment
             last = number == parts.num_steps
             evaluates = number % cfg.train.eval_every == 0 or last
@@ -120,7 +124,7 @@ class Recorder:
 
     def wait(self) -> None:
         """Waits for the pending step and takes its time, before anything else runs."""
-        if self.pending is None:
+        if self.pending is None or self.read is not None:
             return
         number, metrics, tokens = self.pending
         self.read = {name: float(x) for name, x in metrics.items()}  # host sync

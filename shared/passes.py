@@ -54,8 +54,9 @@ def last_score(pad_id: int | None) -> Callable[[np.ndarray, Document], np.ndarra
     """
 
     def of_document(score_L: np.ndarray, document: Document) -> np.ndarray:
-        real = np.flatnonzero(document.tokens != pad_id) if pad_id is not None else []
-        last = real[-1] if len(real) else len(document.tokens) - 1
+        at = len(document.tokens) - 1
+        real = np.flatnonzero(document.tokens != pad_id)
+        last = real[-1] if pad_id is not None and len(real) else at
         return score_L[last : last + 1].copy()
 
     return of_document

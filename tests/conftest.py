@@ -27,6 +27,21 @@ def pytest_unconfigure(config):
         config.cache_of_jax.cleanup()
 
 
+def pytest_terminal_summary(terminalreporter):
+    """The largest differences that the parity tests have seen, by what was compared."""
+    worst: dict[str, dict[str, float]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, seen in report.user_properties:
+            if report.when == "call" and name.startswith("parity "):
+                of = worst.setdefault(name, {})
+                of.update({k: max(x, of.get(k, 0.0)) for k, x in seen.items()})
+    if worst:
+        terminalreporter.section("largest differences between the backends")
+    for name, of in sorted(worst.items()):
+        shown = "  ".join(f"{what} {x:.1e}" for what, x in of.items())
+        terminalreporter.write_line(f"{name}: {shown}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def jax_flags():
     """Implicit rank promotion in our code is an error."""

@@ -29,13 +29,17 @@ from tests.small import reshape
 from wmtp_jax import critic as jax_critic
 from wmtp_jax import heads as jax_heads
 from wmtp_jax import loss as jax_loss
+from wmtp_jax import optimizer as jax_optimizer
+from wmtp_jax import sharding as jax_sharding
+from wmtp_jax import state as jax_state
 from wmtp_jax import step as jax_step
 from wmtp_jax.start import init_params
 from wmtp_torch_mps import loss as torch_loss
+from wmtp_torch_mps import state as torch_state
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.heads import head_states
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named
-from wmtp_torch_mps.step import divide
+from wmtp_torch_mps.step import divide, train_step
 
 HEAD_TYPES = ("linear", "residual", "block")
 RULES = {
@@ -115,32 +119,53 @@ def start(head_type: str, value: bool):
     )
 
 
-def in_jax(cfg: Config, params, batch: Batch) -> dict:
-    """What the JAX trainer makes of a micro-batch, as NumPy."""
+@cache
+def jax_forward(head_type: str, value: bool, dtype: str, layout: str) -> dict:
+    """What trunk and heads say in JAX, before any weighting; NumPy."""
+    cfg = config("critic" if value else "baseline", head_type, "uniform", dtype)
 
     def run(params, batch):
         outputs, nll_BLK, mask_BLK = jax_loss.run_heads(params, batch, cfg)
-        value_BL = None
-        if cfg.algo == "critic":
-            value_BL = jax_critic.read_values(params["value"], outputs.hidden_BLD)
-        score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
-        grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
-        return {
-            "states": jax_heads.head_states(params, outputs, cfg),
-            "unembeddings": jax_heads.unembeddings(params),
-            "value_BL": value_BL,
-            "score_BL": score_BL,
-            "w_BLK": scores.weigh(score_BL, mask_BLK, batch, cfg),
-            "nll_BLK": nll_BLK,
-            "mask_BLK": mask_BLK,
-            "gradient": jax_step.divide(grad_L, grad_V, sums, cfg),
-            "loss": sums.loss_sum / sums.weight,
-        }
+        found = {"states": jax_heads.head_states(params, outputs, cfg)}
+        if value:
+            found["value_BL"] = jax_critic.read_values(
+                params["value"], outputs.hidden_BLD
+            )
+        return found | {"nll_BLK": nll_BLK, "mask_BLK": mask_BLK}
 
-    with jax.enable_x64(cfg.machine.dtype == "float64"):
-        params = jax.tree.map(lambda x: jnp.asarray(cast(x, cfg.machine.dtype)), params)
-        found = jax.jit(run)(params, reshape(batch, jnp.asarray))
-        return jax.device_get(found)
+    with jax.enable_x64(dtype == "float64"):
+        found = jax.jit(run)(*jax_arguments(cfg, layout))
+        unembeddings = jax_heads.unembeddings(jax_arguments(cfg, layout)[0])
+        return jax.device_get(found | {"unembeddings": unembeddings})
+
+
+def jax_arguments(cfg: Config, layout: str):
+    """Parameters and batch on JAX's device, in the config's dtype."""
+    dtype = cfg.machine.dtype
+    params = start(cfg.heads.type, cfg.algo == "critic")
+    params = jax.tree.map(lambda x: jnp.asarray(cast(x, dtype)), params)
+    return params, reshape(first(layout, dtype), jnp.asarray)
+
+
+def in_jax(cfg: Config, layout: str) -> dict:
+    """What the JAX trainer makes of the first micro-batch, as NumPy."""
+    dtype, value = cfg.machine.dtype, cfg.algo == "critic"
+    forward = jax_forward(cfg.heads.type, value, dtype, layout)
+
+    def run(params, batch):
+        grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
+        gradient = jax_step.divide(grad_L, grad_V, sums, cfg)
+        return {"gradient": gradient, "loss": sums.loss_sum / sums.weight}
+
+    # Not jitted: so many programs would take minutes to compile.
+    with jax.enable_x64(dtype == "float64"), jax.disable_jit():
+        params, batch = jax_arguments(cfg, layout)
+        nll_BLK, mask_BLK = (jnp.asarray(forward[n]) for n in ("nll_BLK", "mask_BLK"))
+        value_BL = jnp.asarray(forward["value_BL"]) if value else None
+        score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
+        w_BLK = scores.weigh(score_BL, mask_BLK, batch, cfg)
+        found = run(params, batch) | {"score_BL": score_BL, "w_BLK": w_BLK}
+        return forward | jax.device_get(found)
 
 
 def torch_model(cfg: Config, params, device: str = "cpu") -> WMTP:
@@ -152,10 +177,10 @@ def torch_model(cfg: Config, params, device: str = "cpu") -> WMTP:
     return model.to(device)
 
 
-def in_torch(cfg: Config, params, batch: Batch, device: str = "cpu") -> dict:
-    """What the torch trainer makes of a micro-batch, as NumPy."""
-    model = torch_model(cfg, params, device)
-    batch = to_device(batch, torch.device(device))
+def in_torch(cfg: Config, layout: str, device: str = "cpu") -> dict:
+    """What the torch trainer makes of the first micro-batch, as NumPy."""
+    model = torch_model(cfg, start(cfg.heads.type, cfg.algo == "critic"), device)
+    batch = to_device(first(layout, cfg.machine.dtype), torch.device(device))
     value_gradients: dict = {}
     sums, _ = torch_loss.add_gradients(model, batch, value_gradients)
     divide(named(model), value_gradients, sums, cfg)
@@ -164,7 +189,9 @@ def in_torch(cfg: Config, params, batch: Batch, device: str = "cpu") -> dict:
         targets_BLK, mask_BLK = torch_loss.targets_of(batch, cfg)
         states = head_states(model, outputs)
         nll_BLK, _ = torch_loss.nll_heads(model, states, targets_BLK, mask_BLK)
-        value_BL = model.value_head(outputs.hidden_BLD) if cfg.algo == "critic" else None
+        value_BL = (
+            model.value_head(outputs.hidden_BLD) if cfg.algo == "critic" else None
+        )
         score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
     found = {
         "score_BL": score_BL,
@@ -265,3 +292,35 @@ def rewards_of(batch: Batch) -> list[list[float]]:
         [0.0] + [float(row[here == d][0]) for d in range(1, here.max() + 1)]
         for row, here in zip(batch.reward_BL, batch.document_BL, strict=True)
     ]
+
+
+def trajectories(cfg: Config, steps: int) -> dict[str, float]:
+    """The same steps in both backends; the largest differences at any and at the end.
+
+    `metrics`: of everything that a step logs. `parameters`: after the last step, over
+    the largest number of each parameter.
+    """
+    batches = minis("packed", steps)
+    params = start(cfg.heads.type, cfg.algo == "critic")
+    tx = jax_optimizer.make_optimizer(cfg, steps)
+    state = jax_state.init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
+    mesh = jax_sharding.make_mesh(cfg)
+    state = jax.device_put(state, jax_sharding.replicated(mesh))
+    jitted, _ = jax_step.make_train_step(cfg, tx, steps, mesh)
+    other = torch_state.init_state(torch_model(cfg, params))
+    worst = 0.0
+    for batch in batches:
+        state, metrics = jitted(state, batch)
+        other, theirs = train_step(other, batch, steps)
+        assert metrics.keys() == theirs.keys()
+        worst = max(worst, *(gap(metrics[n], float(theirs[n])) for n in metrics))
+    ours = by_name(jax.device_get(state.params), cfg)
+    found = {n: p.detach().numpy().copy() for n, p in named(other.params).items()}
+    for name, x in ours.items():
+        if name.endswith("c_attn.bias"):
+            # A bias of all keys moves no softmax: its gradient is rounding alone, and
+            # Adam divides by its size.
+            keys = slice(cfg.model.width, 2 * cfg.model.width)
+            x[keys] = found[name][keys] = 0
+    gaps = {name: gap(x, found[name]) for name, x in ours.items()}
+    return {"metrics": worst, "parameters": max(gaps.values())}

@@ -142,6 +142,7 @@ def test_only_makers_jit():
                 assert not any("jit" in d for d in decorators), (file.name, node.name)
 
 
+TORCH = "wmtp_torch_mps"
 HIDE_TORCH = """
 import sys
 from importlib.machinery import PathFinder
@@ -160,6 +161,24 @@ except ModuleNotFoundError:
     sys.exit(main(sys.argv[1:]))
 sys.exit("torch is not hidden")
 """
+
+
+def test_the_torch_trainer_trains_without_jax(tmp_path):
+    arguments = (
+        "--algo critic --model smoke --train.max-steps 2 --critic.stage1-epochs 1 "
+        "--reference.epochs 1 --tracking jsonl --run-name hidden --device cpu"
+    )
+    hidden = HIDE_TORCH.replace('== "torch"', 'in ("jax", "jaxlib", "flax", "optax")')
+    hidden = hidden.replace("import torch", "import jax").replace("wmtp_jax", TORCH)
+    done = subprocess.run(
+        [sys.executable, "-c", hidden, *arguments.split(), f"--output-dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hidden" / "summary.json").is_file()
 
 
 def test_the_jax_trainer_trains_without_torch(tmp_path):

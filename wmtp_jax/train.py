@@ -100,6 +100,7 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
         train=train,
         validation=validation,
         tracker=tracker,
+        asynchronous=True,
     )
     status = "FAILED"
     try:

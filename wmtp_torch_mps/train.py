@@ -25,6 +25,7 @@ from shared.tracking import open_trackers
 from wmtp_torch_mps import checkpoint, critic, reference, report
 from wmtp_torch_mps.device import find_device
 from wmtp_torch_mps.export import adopt, export
+from wmtp_torch_mps.first_batch import test_device
 from wmtp_torch_mps.state import make_state
 from wmtp_torch_mps.step import eval_step, train_step
 
@@ -73,7 +74,8 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
             stage1 = critic.train_value_head(state.params, fresh, validation)
             log_stage1(stage1)
             done.stage1 = stage1.summary()
-    test_device(state.params, train)
+
+    test_device(state.params, train, device)
     # A run killed before its first checkpoint starts again, without any row.
     resume_step = (start if found else -1) if resumed else None
     tracker = open_trackers(cfg, path, resume_step=resume_step)
@@ -88,6 +90,7 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
         train=train,
         validation=validation,
         tracker=tracker,
+        asynchronous=False,
     )
     status = "FAILED"
     try:

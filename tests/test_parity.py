@@ -1,0 +1,132 @@
+"""JAX, torch and the oracle on the MBPP minis: equal scores, weights, losses, steps.
+
+For every algorithm, head type, rule and layout. The largest differences are printed at
+the end of the test run (`tests/conftest.py`); `benchmarks/README.md` keeps the table.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from shared import weighting
+from tests import parity
+from tests.parity import HEAD_TYPES, RULES, by_name, config, first, gap
+from tests.small import ALGOS
+
+# Largest differences over the largest number: of losses, scores and weights; of the
+# gradient of each parameter.
+CLOSE = {"float64": (1e-6, 1e-6), "float32": (1e-5, 1e-4)}
+# A soft weight is exp(score / temperature), clipped: it takes the error of its score
+# times weight_ceiling / temperature, here 4.
+SPREAD = {"score_BL": 1, "w_BLK": 4, "nll_BLK": 1, "loss": 1}
+HALF_WIDTH = (
+    1e-5  # of scores around the cut of rule skip, within which rounding decides
+)
+
+
+def assert_same_weights(w_BLK, other_BLK, score_BL, cfg, limit):
+    """Equal to rounding; with rule skip only tokens at the cut may differ."""
+    if cfg.rule != "skip":
+        assert gap(w_BLK, other_BLK) <= SPREAD["w_BLK"] * limit
+        return
+    for row, position, head in np.argwhere(w_BLK != other_BLK):
+        token = position + 1 + head
+        near = np.abs(score_BL[row] - score_BL[row, token]) <= HALF_WIDTH
+        assert near.sum() > 1, (row, token)
+
+
+def compare(cfg, layout, device="cpu"):
+    """Asserts that all agree; the largest differences found."""
+    limit, of_gradient = CLOSE[cfg.machine.dtype]
+    ours, other = parity.in_jax(cfg, layout), parity.in_torch(cfg, layout, device)
+    right = parity.in_oracle(cfg, ours, first(layout, cfg.machine.dtype))
+    mask_BLK = ours["mask_BLK"]
+    for found in (ours, other, right):
+        found["nll_BLK"] = np.where(mask_BLK, found["nll_BLK"], 0)
+    seen = {}
+    for name in ("score_BL", "nll_BLK", "loss"):
+        to_oracle = max(gap(found[name], right[name]) for found in (ours, other))
+        seen[name] = max(gap(ours[name], other[name]), to_oracle)
+        assert seen[name] <= SPREAD[name] * limit, name
+    for found in (other, right):
+        assert_same_weights(
+            ours["w_BLK"], found["w_BLK"], right["score_BL"], cfg, limit
+        )
+        seen["w_BLK"] = max(seen.get("w_BLK", 0), gap(ours["w_BLK"], found["w_BLK"]))
+    gradient = by_name(ours["gradient"], cfg)
+    assert gradient.keys() == other["gradient"].keys()
+    gaps = {n: gap(g, other["gradient"][n]) for n, g in gradient.items()}
+    seen["gradient"] = max(gaps.values())
+    assert seen["gradient"] <= of_gradient, max(gaps, key=gaps.get)
+    return seen
+
+
+CASES = [(h, a, r) for h in HEAD_TYPES for a in ALGOS for r in RULES]
+LAYOUTS = ("packed", "padded")
+# In turn, so that each head type, algorithm and rule meets both layouts.
+IN_TURN = [(*case, LAYOUTS[sum(divmod(i, 4)) % 2]) for i, case in enumerate(CASES)]
+OTHERS = [(*case, x) for case in CASES for x in LAYOUTS if (*case, x) not in IN_TURN]
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("head_type, algo, rule, layout", IN_TURN)
+def test_everything_agrees_in_float64(head_type, algo, rule, layout, record_property):
+    cfg = config(algo, head_type, rule, "float64")
+    record_property("parity float64", compare(cfg, layout))
+
+
+@pytest.mark.parametrize("head_type, algo, rule, layout", IN_TURN)
+def test_everything_agrees_in_float32(head_type, algo, rule, layout, record_property):
+    cfg = config(algo, head_type, rule, "float32")
+    record_property("parity float32", compare(cfg, layout))
+
+
+@pytest.mark.slow
+@pytest.mark.float64
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("head_type, algo, rule, layout", OTHERS)
+def test_the_rest_of_the_table_agrees(
+    head_type, algo, rule, layout, dtype, record_property
+):
+    cfg = config(algo, head_type, rule, dtype)
+    record_property(f"parity {dtype}", compare(cfg, layout))
+
+
+@pytest.mark.mps
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Apple GPU")
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
+def test_everything_agrees_on_mps(head_type, algo, rule, record_property):
+    cfg = config(algo, head_type, rule, "float32")
+    for layout in ("packed", "padded"):
+        record_property("parity mps", compare(cfg, layout, "mps"))
+
+
+def test_equal_scores_give_the_very_same_kept_tokens():
+    """Rule skip on the same scores, ties among them: nothing is left to rounding."""
+    import jax.numpy as jnp
+
+    batch = first("packed", "float32")
+    rng = np.random.default_rng(0)
+    score_BL = np.round(rng.normal(size=batch.target_BL.shape), 1).astype(np.float32)
+    mask_BLK = parity.jax_forward("linear", False, "float32", "packed")["mask_BLK"]
+    member_BLS = batch.document_BL[:, :, None] == np.arange(1, 5)
+    arrays = (score_BL, batch.target_BL, mask_BLK, member_BLS)
+    ours, other = (
+        np.asarray(
+            weighting.skip_weights(*(convert(x) for x in arrays), skip_fraction=0.3)
+        )
+        for convert in (jnp.asarray, torch.tensor)
+    )
+    np.testing.assert_array_equal(ours, other)
+    assert 0.6 < ours.sum() / mask_BLK.sum() < 0.75
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
+def test_five_steps_run_the_same_way(head_type, algo, record_property):
+    seen = parity.trajectories(config(algo, head_type, "default"), steps=5)
+    record_property("parity 5 steps", seen)
+    assert seen["metrics"] <= 1e-4
+    assert seen["parameters"] <= 1e-4

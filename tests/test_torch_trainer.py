@@ -1,0 +1,139 @@
+"""The torch trainer from the command line: runs, resumes, and exchange with JAX."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from tests.parity import config, first, minis, start, torch_model
+from tests.small import ALGOS
+from wmtp_jax import train as jax_train
+from wmtp_jax.export import main as jax_export
+from wmtp_torch_mps import first_batch, self_test, step, train
+from wmtp_torch_mps.export import main as torch_export
+from wmtp_torch_mps.state import init_state
+
+SMALL = (
+    "--model smoke --tracking jsonl --critic.stage1-epochs 1 --reference.epochs 1 "
+    "--train.eval-every 5 --train.save-every 5 --train.keep-checkpoints 9 --device cpu "
+    "--train.epochs 9"
+).split()
+MOMENTS = "training_state.safetensors"
+
+
+def run(backend, folder, name, steps, *options):
+    arguments = [*SMALL, "--output-dir", str(folder), "--run-name", name]
+    limit = ["--train.max-steps", str(steps)]
+    assert backend.main([*arguments, *limit, *options]) == 0
+    return folder / name
+
+
+def go_on(backend, source, folder, name, steps):
+    """A new run from an exported folder."""
+    options = f"--resume {source} --output-dir {folder} --run-name {name} --device cpu"
+    limit = ["--train.max-steps", str(steps)]
+    assert backend.main([*options.split(), *limit]) == 0
+    return folder / name
+
+
+def rows(run_folder):
+    text = (run_folder / "metrics.jsonl").read_text()
+    return {row["step"]: row for row in map(json.loads, text.splitlines())}
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_algorithm_trains(algo, tmp_path):
+    done = run(train, tmp_path, "a", 5, "--algo", algo)
+    summary = json.loads((done / "summary.json").read_text())
+    assert summary["backend"] == "wmtp_torch_mps"
+    before, after = summary["eval_before"], summary["eval_after"]
+    assert after["eval_nll_head_0"] < before["eval_nll_head_0"]
+    assert (done / "model" / "config.json").is_file()
+
+
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
+    whole = run(train, tmp_path, "whole", 10, "--algo", "critic")
+    cut = run(train, tmp_path, "cut", 5, "--algo", "critic")
+    resume = ["--resume", str(cut), "--train.max-steps", "10"]
+    assert train.main([*resume, "--device", "cpu"]) == 0
+    for file in ("model.safetensors", "mtp_heads.safetensors", MOMENTS):
+        ours, right = (
+            load_file(path / "checkpoints/10" / file) for path in (cut, whole)
+        )
+        assert ours.keys() == right.keys()
+        assert all(np.array_equal(ours[name], right[name]) for name in ours), file
+
+
+@pytest.mark.parametrize("algo", ["rho1-weighted", "critic"])
+def test_a_run_goes_on_in_the_other_backend(algo, tmp_path):
+    """5 steps in one, 5 in the other, are 10 in either."""
+    jax_run = run(jax_train, tmp_path, "jax", 5, "--algo", algo)
+    assert jax_export([str(jax_run), "--to", str(tmp_path / "export")]) == 0
+    right = go_on(jax_train, tmp_path / "export", tmp_path, "jax10", 10)
+    crossed = go_on(train, tmp_path / "export", tmp_path, "crossed", 10)
+    half = go_on(train, tmp_path / "export", tmp_path, "half", 6)
+    assert torch_export([str(half), "--to", str(tmp_path / "back")]) == 0
+    back = go_on(jax_train, tmp_path / "back", tmp_path, "returned", 10)
+    for other in (crossed, back):
+        last = [rows(folder)[10] for folder in (right, other)]
+        for name in ("loss", "nll_head_0", "eval_nll_head_0", "eval_nll_head_3"):
+            assert last[1][name] == pytest.approx(last[0][name], rel=1e-4), name
+
+
+def test_a_run_of_the_other_backend_is_refused_with_the_way_out(tmp_path, capsys):
+    done = run(train, tmp_path, "torch", 2)
+    arguments = ["--resume", str(done), "--output-dir", str(tmp_path)]
+    assert jax_train.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "wmtp_torch_mps has written" in said and said.count("\n") == 1
+
+
+def test_where_memory_runs_out_halves_do_the_same(monkeypatch):
+    """The same step in micro-batches of half as many rows, to rounding."""
+    cfg = config("critic", "linear", "default")
+    (batches,) = minis("packed")
+    params = start("linear", True)
+    states = [init_state(torch_model(cfg, params)) for _ in range(2)]
+    _, right = step.train_step(states[0], batches, 5)
+    real = step.add_gradients
+
+    def full(model, batch, *rest, **options):
+        if batch.tokens_BL.shape[0] > 1:
+            raise RuntimeError("MPS backend out of memory (injected)")
+        return real(model, batch, *rest, **options)
+
+    monkeypatch.setattr(step, "add_gradients", full)
+    halved, metrics = step.train_step(states[1], batches, 5)
+    assert halved.splits == 2 and metrics["micro_batch_rows"] == 1
+    for name in ("loss", "value_loss", "grad_norm_trunk"):
+        assert float(metrics[name]) == pytest.approx(float(right[name]), rel=1e-5)
+
+
+def numbers(device=None):
+    """What the self-test compares, of the parity tests' batch."""
+    cfg = config("critic", "linear", "default")
+    model = torch_model(cfg, start("linear", True))
+    return first_batch.batch_numbers(
+        model, first("packed", "float32"), torch.device("cpu")
+    )
+
+
+def test_the_self_test_passes_a_healthy_device_and_stops_a_faulty_one():
+    cpu = torch.device("cpu")
+    assert max(self_test.self_test(numbers, cpu).values()) == 0
+    name = "gradient of transformer.h.1.mlp.c_fc.weight"
+    for wrong_run in (2, 3):  # the first is the reference
+        calls = []
+
+        def faulty(device, wrong_run=wrong_run, calls=calls):
+            calls.append(device)
+            found = numbers()
+            if len(calls) == wrong_run:
+                found[name] = found[name] * 14_719
+            return found
+
+        with pytest.raises(self_test.DeviceFault, match="c_fc") as caught:
+            self_test.self_test(faulty, cpu)
+        assert f"run {wrong_run - 1} of 2" in str(caught.value)

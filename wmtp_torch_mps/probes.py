@@ -17,16 +17,16 @@ from torch.nn import functional
 from shared import axes, weighting
 from shared.config import Config
 from wmtp_torch_mps.self_test import GRADIENT, Compute
-from wmtp_torch_mps.unembed import BLOCK_ROWS
 
 LARGEST_SAFE = 32_768  # rows of one product (pytorch/pytorch#177116)
+HEAD_ROWS = 256  # enough to be cut into tiles; a vocabulary of 50 257 then takes 50 MB
 WIDTH = 16
 
 
 def probes_of(cfg: Config) -> dict[str, Compute]:
     """What a run of this config computes of what has been wrong, by name."""
     rows = cfg.data.batch_size * cfg.data.max_length
-    head_rows = min(rows, BLOCK_ROWS)
+    head_rows = min(rows, HEAD_ROWS)
     chosen: dict[str, Compute] = {
         "unembedding": partial(unembedding, head_rows, cfg.model.vocab_size),
         "activations": activations,

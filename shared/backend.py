@@ -48,3 +48,15 @@ class Backend:
     train_reference: Callable[[Config, Split, Any], Any]
     measure_ref_nll: Callable[[Any, Config, Split, Any], Measured]
     measure_scores: Callable[[Any, Config, Split, Any, int | None], Measured]
+
+
+def require_usable(cfg: Config, usable: dict[str, tuple[str, ...]], name: str) -> None:
+    """Holds fields of `machine` against what a backend can do.
+
+    Raises:
+      ValueError: naming the first that it cannot.
+    """
+    for field, values in usable.items():
+        if (got := getattr(cfg.machine, field)) not in values:
+            known = f"{', '.join(values[:-1])} or {values[-1]}"
+            raise ValueError(f"machine.{field} must be {known} in {name}, got {got!r}")

@@ -32,7 +32,7 @@ FETCHED = [
     "vocab.txt",
 ]
 # Other formats of the same weights: folders (onnx, original) and Mistral's own file.
-IGNORED = ["*/*", "consolidated*"]
+IGNORED = ["*/*", "consolidated*", "training_state*"]
 NEEDED = "a folder with config.json, model.safetensors and tokenizer files"
 
 

@@ -4,7 +4,7 @@ A backend's `train.py` brings two functions: `train(inputs, path, resumed, step)
 does everything inside a run folder, and `show(inputs)` for `--dry-run`.
 """
 
-import logging
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,7 +24,6 @@ from shared.inputs import Inputs, read_inputs
 from shared.start import keep_tokenizer
 from shared.training_state import is_state
 
-log = logging.getLogger("wmtp")
 Train = Callable[[Inputs, Path, bool, int | None], dict]
 
 
@@ -49,23 +48,16 @@ def run(
     Raises:
       ValueError: for anything the user can mend.
     """
-    path = step = None
+    adopted = None
     if resume and _is_export(Path(resume), backend):
-        resume = str(adopt(Path(resume), cfg.output_dir, overrides or {}, backend))
-        overrides = {}
-    if resume:
-        path, step = run_folder.find(resume, cfg.output_dir)
-        run_folder.check_backend(
-            path, backend.name, "to go on: export it there, --resume the folder here"
-        )
-        cfg = run_folder.resumed_config(path, overrides or {})
-        cfg = replace(cfg, output_dir=str(path.parent), run_name=path.name)
-    inputs = read_inputs(cfg, backend, path)
-    if path is None:
-        path, cfg = run_folder.create(inputs.cfg)
-    elif overrides:  # what was changed on the way stays changed at the next resume
-        run_folder.write_text(path / "config.yaml", dump_config(inputs.cfg))
-    inputs = replace(inputs, cfg=replace(inputs.cfg, run_name=cfg.run_name))
+        adopted = adopt(Path(resume), cfg.output_dir, overrides or {}, backend)
+        resume, overrides = str(adopted), {}
+    try:
+        inputs, path, step = _open(backend, cfg, resume, overrides or {})
+    except BaseException:
+        if adopted is not None:
+            shutil.rmtree(adopted, ignore_errors=True)
+        raise
     held = run_folder.lock(path)
     try:
         run_folder.check_inputs(path, inputs.digests)
@@ -75,6 +67,29 @@ def run(
     finally:
         console.close_logging()
         held.release()
+
+
+def _open(
+    backend: Backend, cfg: Config, resume: str, overrides: dict[str, Any]
+) -> tuple[Inputs, Path, int | None]:
+    """Inputs, run folder and the step that is asked for of a new or a resumed run."""
+    if not resume:
+        inputs = read_inputs(cfg, backend)
+        path, cfg = run_folder.create(inputs.cfg)
+        named = replace(inputs.cfg, run_name=cfg.run_name)
+        return replace(inputs, cfg=named), path, None
+    path, step = run_folder.find(resume, cfg.output_dir)
+    run_folder.check_backend(
+        path, backend.name, "to go on: export it there, --resume the folder here"
+    )
+    cfg = run_folder.resumed_config(path, overrides)
+    cfg = replace(cfg, output_dir=str(path.parent), run_name=path.name)
+    inputs = read_inputs(cfg, backend, path)
+    if run_folder.recorded_inputs(path):  # said before anything is written
+        run_folder.check_inputs(path, inputs.digests)
+    if overrides:  # what was changed on the way stays changed at the next resume
+        run_folder.write_text(path / "config.yaml", dump_config(inputs.cfg))
+    return inputs, path, step
 
 
 def _is_export(path: Path, backend: Backend) -> bool:
@@ -89,17 +104,17 @@ def _dry_run(
     show: Callable[[Inputs], None],
     cfg: Config,
     resume: str,
-    over: Any,
+    overrides: dict[str, Any],
 ) -> None:
     """Checks and shows what would be run; leaves nothing behind."""
     with tempfile.TemporaryDirectory() as folder:
         path = None
         if resume and _is_export(Path(resume), backend):
-            path = adopt(Path(resume), folder, over, backend)
+            path = adopt(Path(resume), folder, overrides, backend)
             cfg = load_config(path / "config.yaml")
         elif resume:
             path, _ = run_folder.find(resume, cfg.output_dir)
-            cfg = run_folder.resumed_config(path, over)
+            cfg = run_folder.resumed_config(path, overrides)
         show(read_inputs(cfg, backend, path))
 
 

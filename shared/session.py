@@ -3,11 +3,13 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from shared.backend import Backend
 from shared.find_signals import find_signals
 from shared.inputs import Inputs
 from shared.kept_signals import Signals, keep_signals, read_signals
+from shared.loop import Parts, Progressed, fit
 from shared.report import log_inputs, log_signals
 
 log = logging.getLogger("wmtp")
@@ -46,7 +48,21 @@ def finished_already(path: Path, start: int, num_steps: int) -> dict | None:
     return json.loads(file.read_text())
 
 
-def say_stopped(path: Path, step: int) -> KeyboardInterrupt:
-    """Says how to go on with an interrupted run; gives what is to be raised."""
-    log.warning("stopped at step %d; go on: --resume %s", step, path)
-    return KeyboardInterrupt()
+def train_to_end(
+    state: Any, done: Progressed, start: int, parts: Parts, path: Path
+) -> Any:
+    """The loop (`fit`), and the tracker told how it ended; the last state.
+
+    Raises:
+      KeyboardInterrupt: if the run was told to stop; says how to go on with it.
+    """
+    status = "FAILED"
+    try:
+        state, interrupted = fit(state, done, start, parts)
+        status = "KILLED" if interrupted else "FINISHED"
+    finally:
+        parts.tracker.close(status)
+    if interrupted:
+        log.warning("stopped at step %d; go on: --resume %s", int(state.step), path)
+        raise KeyboardInterrupt
+    return state

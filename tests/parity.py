@@ -52,17 +52,34 @@ K, L = 3, 480
 HEAD_WEIGHT = (1.0, 0.5, 0.25)
 
 
-def config(algo: str, head_type: str, rule: str, dtype: str = "float32") -> Config:
-    """A small GPT-2 over bytes whose rows hold whole minis."""
+ROTARY = {"num_kv_heads": 1, "ffn_width": 48, "activation": "silu", "out_bias": False}
+FAMILIES = {
+    "gpt2": {},
+    "llama": ROTARY | {"qkv_bias": False, "mlp_bias": False, "tie_embeddings": False},
+    "qwen2": ROTARY | {"qkv_bias": True, "mlp_bias": False},
+}
+
+
+def config(
+    algo: str,
+    head_type: str,
+    rule: str,
+    dtype: str = "float32",
+    family: str = "gpt2",
+) -> Config:
+    """A small model over bytes whose rows hold whole minis."""
+    model = ModelConfig(
+        family=family,
+        num_layers=2,
+        width=32,
+        num_attention_heads=2,
+        max_positions=L,
+        vocab_size=load_tokenizer("bytes").vocab_size,
+        **FAMILIES[family],
+    )
     cfg = Config(
         algo=algo,
-        model=ModelConfig(
-            num_layers=2,
-            width=32,
-            num_attention_heads=2,
-            max_positions=L,
-            vocab_size=load_tokenizer("bytes").vocab_size,
-        ),
+        model=model,
         heads=HeadsConfig(count=K, type=head_type, weight=HEAD_WEIGHT),
         data=DataConfig(max_length=L, batch_size=2),
         weighting=WeightingConfig(**RULES.get(rule, {})),
@@ -109,20 +126,28 @@ def cast(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 @cache
-def start(head_type: str, value: bool):
+def start(head_type: str, value: bool, family: str = "gpt2"):
     """Random parameters as NumPy, none of them at 0 or 1, where a swap would hide."""
-    algo = "critic" if value else "baseline"
-    params = jax.device_get(init_params(config(algo, head_type, "uniform")))
+    cfg = config("critic" if value else "baseline", head_type, "uniform", family=family)
+    params = jax.device_get(init_params(cfg))
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), params
     )
 
 
+def start_of(cfg: Config):
+    """The parameters that a config starts from here."""
+    return start(cfg.heads.type, cfg.algo == "critic", cfg.model.family)
+
+
 @cache
-def jax_forward(head_type: str, value: bool, dtype: str, layout: str) -> dict:
+def jax_forward(
+    head_type: str, value: bool, dtype: str, layout: str, family: str = "gpt2"
+) -> dict:
     """What trunk and heads say in JAX, before any weighting; NumPy."""
-    cfg = config("critic" if value else "baseline", head_type, "uniform", dtype)
+    algo = "critic" if value else "baseline"
+    cfg = config(algo, head_type, "uniform", dtype, family)
 
     def run(params, batch):
         outputs, nll_BLK, mask_BLK = jax_loss.run_heads(params, batch, cfg)
@@ -142,7 +167,7 @@ def jax_forward(head_type: str, value: bool, dtype: str, layout: str) -> dict:
 def jax_arguments(cfg: Config, layout: str):
     """Parameters and batch on JAX's device, in the config's dtype."""
     dtype = cfg.machine.dtype
-    params = start(cfg.heads.type, cfg.algo == "critic")
+    params = start_of(cfg)
     params = jax.tree.map(lambda x: jnp.asarray(cast(x, dtype)), params)
     return params, reshape(first(layout, dtype), jnp.asarray)
 
@@ -150,7 +175,7 @@ def jax_arguments(cfg: Config, layout: str):
 def in_jax(cfg: Config, layout: str) -> dict:
     """What the JAX trainer makes of the first micro-batch, as NumPy."""
     dtype, value = cfg.machine.dtype, cfg.algo == "critic"
-    forward = jax_forward(cfg.heads.type, value, dtype, layout)
+    forward = jax_forward(cfg.heads.type, value, dtype, layout, cfg.model.family)
 
     def run(params, batch):
         grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
@@ -179,7 +204,7 @@ def torch_model(cfg: Config, params, device: str = "cpu") -> WMTP:
 
 def in_torch(cfg: Config, layout: str, device: str = "cpu") -> dict:
     """What the torch trainer makes of the first micro-batch, as NumPy."""
-    model = torch_model(cfg, start(cfg.heads.type, cfg.algo == "critic"), device)
+    model = torch_model(cfg, start_of(cfg), device)
     batch = to_device(first(layout, cfg.machine.dtype), torch.device(device))
     value_gradients: dict = {}
     sums, _ = torch_loss.add_gradients(model, batch, value_gradients)
@@ -301,7 +326,7 @@ def trajectories(cfg: Config, steps: int) -> dict[str, float]:
     the largest number of each parameter.
     """
     batches = minis("packed", steps)
-    params = start(cfg.heads.type, cfg.algo == "critic")
+    params = start_of(cfg)
     tx = jax_optimizer.make_optimizer(cfg, steps)
     state = jax_state.init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
     mesh = jax_sharding.make_mesh(cfg)

@@ -10,40 +10,8 @@ import safetensors.numpy
 
 from shared import signals as signal_files
 from shared.kept_signals import Signals, copy_signals, keep_signals, read_signals
+from tests.states import LENGTHS, assert_same_signals, random_signals
 from tests.trees import refuses
-
-LENGTHS = {"train": [3, 2, 4], "validation": [5]}
-
-
-def random_signals(lengths=LENGTHS, **changes):
-    rng = np.random.default_rng(1)
-    found = Signals(
-        reference="trained first, »so«",
-        reward_model=None,
-        ref_nll={
-            name: tuple(rng.gamma(2, 1, n).astype(np.float32) for n in of)
-            for name, of in lengths.items()
-        },
-        reward={
-            name: rng.normal(size=len(of)).astype(np.float32)
-            for name, of in lengths.items()
-        },
-        reward_moments=(-1.25, 0.1),
-    )
-    return replace(found, **changes)
-
-
-def assert_same_signals(found, right):
-    for name in ("reference", "reward_model", "reward_moments"):
-        assert getattr(found, name) == getattr(right, name)
-    assert found.ref_nll.keys() == found.reward.keys() == right.ref_nll.keys()
-    for name in right.ref_nll:
-        columns, true = found.columns(name), right.columns(name)
-        assert columns.reward.dtype == np.float32
-        np.testing.assert_array_equal(columns.reward, true.reward)
-        for x, y in zip(columns.ref_nll, true.ref_nll, strict=True):
-            assert x.dtype == np.float32
-            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize(

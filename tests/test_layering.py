@@ -27,7 +27,7 @@ ALLOWED = {
     "shared/config.py": {"tyro", "shared.ranges", "shared.model_config"},
     "shared/tensor_files.py": {"numpy", "safetensors"},
     "wmtp_jax/unembed.py": {"jax"},
-    "wmtp_jax/sharding.py": {"jax", "shared.config"},
+    "wmtp_jax/sharding.py": {"jax", "shared.backend", "shared.config"},
     "wmtp_jax/place.py": {"jax", "numpy", "shared.model_config"},
     "wmtp_jax/model.py": {
         "jax",

@@ -1,12 +1,16 @@
 """The torch trainer from the command line: runs, resumes, and exchange with JAX."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
+from shared import data
+from shared import inputs as inputs_module
+from shared.inputs import read_inputs
 from tests.parity import config, first, minis, start, torch_model
 from tests.small import ALGOS
 from wmtp_jax import train as jax_train
@@ -137,3 +141,86 @@ def test_the_self_test_passes_a_healthy_device_and_stops_a_faulty_one():
         with pytest.raises(self_test.DeviceFault, match="c_fc") as caught:
             self_test.self_test(faulty, cpu)
         assert f"run {wrong_run - 1} of 2" in str(caught.value)
+
+
+def test_the_self_test_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
+    """On a device that calls itself mps, it comes before anything else is computed."""
+    calls = []
+    monkeypatch.setattr(first_batch, "self_test", lambda *a, **k: calls.append((a, k)))
+
+    class Mps:
+        type = "mps"
+
+    cfg = config("critic", "linear", "default")
+    inputs = read_inputs(cfg, train.BACKEND)
+    first_batch.test_device(replace(inputs, device=Mps()))
+    ((compute, _), options) = calls[0]
+    found = compute(torch.device("cpu"))
+    assert torch.isfinite(found["loss"])
+    assert all(x.any() for n, x in found.items() if ".c_attn.weight" in n)
+    for name, probe in options["probes"].items():
+        right, again = (probe(torch.device("cpu")) for _ in range(2))
+        assert right, name
+        assert all(torch.equal(right[n], again[n]) for n in right), name
+    first_batch.test_device(inputs)  # a CPU: nothing to compare
+    quiet = replace(cfg, machine=replace(cfg.machine, self_test=False))
+    first_batch.test_device(replace(inputs, cfg=quiet, device=Mps()))
+    assert len(calls) == 1
+
+
+def test_float16_trains_and_resumes_with_its_scale(tmp_path):
+    half = ["--machine.dtype", "float16"]
+    done = run(train, tmp_path, "half", 5, *half)
+    last = rows(done)[5]
+    assert last["loss_scale"] == 2.0**12  # none was skipped
+    assert last["eval_nll_head_0"] < rows(done)[0]["eval_nll_head_0"]
+    assert train.main(["--resume", str(done), "--train.max-steps", "6"]) == 0
+    assert rows(done)[6]["loss_scale"] == 2.0**12
+
+
+@pytest.mark.parametrize(
+    "options, parts",
+    [
+        ("--device gpu", "machine.device must be auto, cpu or mps in wmtp_torch_mps"),
+        ("--machine.dtype bfloat16", "machine.dtype must be float32 or float16 in"),
+        ("--machine.attention cudnn --machine.dtype bfloat16", "machine.dtype must"),
+        ("--algo ppo", "algo must be one of baseline"),
+        ("--optimizer.lr -1", "optimizer.lr must be > 0, got -1.0"),
+        ("--model nowhere", "model.name"),
+        ("--reference nowhere --algo rho1-weighted", "reference.model"),
+        ("--resume nowhere", "--resume must name a run folder"),
+    ],
+)
+def test_bad_input_is_one_line_in_the_words_of_the_jax_trainer(
+    options, parts, tmp_path, capsys
+):
+    arguments = ["--model", "smoke", "--output-dir", str(tmp_path), *options.split()]
+    said = []
+    for backend in (train, jax_train):
+        assert backend.main(arguments) == 2
+        said.append(capsys.readouterr().err)
+        assert said[-1].startswith("error: ") and said[-1].count("\n") == 1
+        if "wmtp_torch_mps" in parts or "machine." in parts:
+            break
+    assert parts in said[0]
+    assert said[-1] == said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_data_than_the_export_was_trained_on_leaves_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    done = run(train, tmp_path, "a", 2)
+    assert torch_export([str(done), "--to", str(tmp_path / "export")]) == 0
+    rows_of_split = data.load_examples
+
+    def fewer(cfg):
+        found = rows_of_split(cfg)
+        return found | {"train": found["train"].select(range(50))}
+
+    monkeypatch.setattr(inputs_module, "load_examples", fewer)
+    new = tmp_path / "new"
+    options = f"--resume {tmp_path / 'export'} --output-dir {new} --run-name b"
+    assert train.main(options.split()) == 2
+    assert "another train" in capsys.readouterr().err
+    assert not (new / "b").exists()

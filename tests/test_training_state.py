@@ -1,38 +1,47 @@
-"""The state beside a model: bit-exact, whole or absent, and never trusted."""
+"""The state beside a model: bit-exact, whole or absent."""
 
 import hashlib
-import json
-import shutil
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from shared import training_state
-from shared.config import Config, DataConfig, HeadsConfig, OptimizerConfig
+from shared.config import HeadsConfig
 from shared.config_file import dump_config, load_config
-from shared.kept_signals import keep_signals, read_signals
+from shared.kept_signals import read_signals
 from shared.loop import Progressed
 from shared.params_io import read_model, write_model
 from shared.signals import files_digest
-from shared.state_header import MAX_BYTES, POSITION, moment_names
+from shared.state_header import POSITION
 from shared.tensor_files import write_file
 from shared.training_state import (
-    TrainingState,
     check_state,
     is_state,
     read_state,
     write_state,
 )
-from tests import trees
-from tests.test_kept_signals import LENGTHS, assert_same_signals, random_signals
+from tests import states, trees
+from tests.states import (
+    HEADER,
+    LENGTHS,
+    PLACE,
+    TENSORS,
+    assert_same_signals,
+    config,
+    digest_of,
+    header_of,
+    random_moments,
+    random_signals,
+    state_of,
+    write,
+)
 from tests.trees import (
     MODEL,
     NTP,
     assert_equal_models,
     assert_same,
-    flat,
     open_stock,
     random_params,
     refuses,
@@ -40,105 +49,7 @@ from tests.trees import (
 )
 
 tokenizer, no_bars = trees.tokenizer, trees.no_bars
-HEADER, TENSORS = "training_state.json", "training_state.safetensors"
-PLACE = Progressed(data={"epoch": 1, "step": 3}, first_eval={"eval_nll_head_0": 5.5})
-
-
-def config(shape="gpt2", heads=NTP, *, value=False, **optimizer):
-    return Config(
-        algo="critic" if value else "baseline",
-        model=small(shape),
-        heads=heads,
-        data=DataConfig(max_length=16),
-        optimizer=OptimizerConfig(**optimizer),
-    )
-
-
-def random_moments(cfg):
-    """Trees of other numbers than the parameters and than one another."""
-
-    def scale(tree, by):
-        return {
-            k: scale(x, by) if isinstance(x, dict) else x * by for k, x in tree.items()
-        }
-
-    params = random_params(cfg.model, cfg.heads, value=cfg.algo == "critic")
-    by = {"first": np.float32(0.3), "second": np.float32(-7)}
-    return {name: scale(params, by[name]) for name in moment_names(cfg.optimizer)}
-
-
-def state_of(cfg, **changes):
-    found = TrainingState(
-        backend="wmtp_jax",
-        step=5,
-        optimizer=cfg.optimizer.name,
-        moments=random_moments(cfg),
-        position=asdict(PLACE),
-        config=cfg,
-        inputs={"train": "ab", "tokenizer": "cd"},
-        versions={"jax": "0.7"},
-        loss_scale=None,
-    )
-    return replace(found, **changes)
-
-
-def write(folder, tokenizer, cfg, state=None, signals_from=None):
-    params = random_params(cfg.model, cfg.heads, value=cfg.algo == "critic")
-    state = state or state_of(cfg)
-    write_model(
-        folder,
-        params,
-        cfg.model,
-        cfg.heads,
-        tokenizer,
-        beside=lambda made: write_state(made, state, signals_from),
-    )
-    return params
-
-
-@pytest.fixture(scope="module")
-def made(tokenizer, tmp_path_factory):
-    """A folder of a model with heads and value head; never changed."""
-    base = tmp_path_factory.mktemp("made")
-    keep_signals(base / "signals", random_signals())
-    cfg = config("gpt2", HeadsConfig(count=2), value=True)
-    write(base / "out", tokenizer, cfg, signals_from=base / "signals")
-    return base / "out"
-
-
-@pytest.fixture
-def folder(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "out")
-
-
-def change(folder, **keys):
-    """Rewrites the header under a right digest; `DROP` takes a key out."""
-    file = folder / HEADER
-    found = json.loads(file.read_text()) | keys
-    found = {name: x for name, x in found.items() if x is not DROP and name != "digest"}
-    text = json.dumps(found, sort_keys=True).encode()
-    file.write_text(json.dumps(found | {"digest": hashlib.sha256(text).hexdigest()}))
-
-
-DROP = object()
-
-
-def header_of(folder):
-    return json.loads((folder / HEADER).read_text())
-
-
-def digest_of(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def change_moments(folder, edit):
-    """Rewrites the moments under a right digest."""
-    tensors = safetensors.numpy.load_file(folder / TENSORS)
-    edit(tensors)
-    safetensors.numpy.save_file(tensors, folder / TENSORS)
-    digests = header_of(folder)["sha256"] | {TENSORS: digest_of(folder / TENSORS)}
-    change(folder, sha256=digests)
-
+made, folder = states.made, states.folder
 
 # Round trips.
 
@@ -324,214 +235,3 @@ def test_moments_that_are_not_read_back_equal_are_not_kept(
     monkeypatch.setattr(training_state, "write_file", write_wrong)
     refuses(lambda: write(tmp_path / "out", tokenizer, config()), "first/", TENSORS)
     assert not list(tmp_path.iterdir())
-
-
-# Damage.
-
-
-def test_a_flipped_bit_is_found_in_every_file(folder):
-    for path in [path for path in folder.rglob("*") if path.is_file()]:
-        content = path.read_bytes()
-        damaged = bytearray(content)
-        damaged[len(content) // 2] ^= 1
-        path.write_bytes(damaged)
-        refuses(lambda: read_state(folder), path.name)
-        path.write_bytes(content)
-    read_state(folder)
-
-
-def test_any_other_number_in_the_header_is_found(folder):
-    text = (folder / HEADER).read_text()
-    changed = text.replace('"step": 5', '"step": 7')
-    assert changed != text
-    (folder / HEADER).write_text(changed)
-    refuses(lambda: check_state(folder), HEADER, "digest")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [TENSORS, MODEL, "config.json", "signals/signals.json", "mtp_heads.safetensors"],
-)
-def test_a_missing_file(folder, name):
-    (folder / name).unlink()
-    refuses(lambda: check_state(folder), name, "got none")
-
-
-@pytest.mark.parametrize("name", ["more.safetensors", "signals/more.json"])
-def test_a_file_that_the_header_does_not_name(folder, name):
-    (folder / name).write_bytes(b"")
-    refuses(lambda: check_state(folder), "only", name)
-
-
-def test_other_files_of_the_user_are_nobodys_business(folder):
-    (folder / "README.md").write_text("mine")
-    read_state(folder)
-
-
-@pytest.mark.parametrize(
-    "text, part",
-    [
-        (b"", "JSON"),
-        (b"[1]", "a JSON object"),
-        (b"\xff{}", "JSON"),
-        (b"{}", "format"),
-        (b'{"format": "1"}', "format"),
-        (b'{"format": true}', "format"),
-        (b'{"format": 2}', "newer version"),
-        (b'{"format": 1}', "digest"),
-        (b'{"format": 1, "a": ' + b"[" * 900 + b"]" * 900 + b"}", "digest"),
-        (b'{"format": 1, "a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "JSON"),
-        (b" " * (MAX_BYTES + 1), "bytes"),
-    ],
-)
-def test_a_header_that_is_none(folder, text, part):
-    (folder / HEADER).write_bytes(text)
-    refuses(lambda: check_state(folder), HEADER, part)
-
-
-@pytest.mark.parametrize(
-    "keys, part",
-    [
-        ({"step": -1}, "step must be a whole number from 0"),
-        ({"step": True}, "got True"),
-        ({"step": 5.0}, "got 5.0"),
-        ({"step": 10**30}, "step"),
-        ({"step": DROP}, "step must be a whole number from 0 to 1000000000, got none"),
-        ({"backend": "other"}, "wmtp_jax, wmtp_torch_mps"),
-        ({"backend": ["wmtp_jax"]}, "backend"),
-        ({"optimizer": "lion"}, "optimizer must be adamw"),
-        ({"moments": ["first"]}, "moments must be first, second for adamw"),
-        ({"moments": "first"}, "moments must be a list"),
-        ({"inputs": {"train": 3}}, "inputs"),
-        ({"versions": None}, "versions"),
-        ({"loss_scale": {"scale": -1}}, "loss_scale"),
-        ({"loss_scale": {"scale": float("inf")}}, "loss_scale"),
-        ({"loss_scale": 2}, "loss_scale"),
-        ({"more": 1}, "unknown key more"),
-        ({"position": []}, "position"),
-        ({"position": asdict(PLACE) | {"data": {"epoch": 0}}}, "position.data"),
-        (
-            {"position": asdict(PLACE) | {"data": {"epoch": 0, "step": -1}}},
-            "position.data",
-        ),
-        ({"position": asdict(PLACE) | {"best_nll": "1"}}, "position.best_nll"),
-        ({"position": asdict(PLACE) | {"worse": -1}}, "position.worse"),
-        (
-            {"position": asdict(PLACE) | {"last_eval": {"a": None}}},
-            "position.last_eval",
-        ),
-        ({"position": asdict(PLACE) | {"stop": 1}}, "unknown key position.stop"),
-        ({"config": "algo: critic"}, "config"),
-        ({"config": {"optimizer.lrr": 1}}, "optimizer.lrr"),
-        ({"config": {"optimizer.lr": -1.0}}, "optimizer.lr must be > 0"),
-        ({"config": {"model.width": {"a": [1]}}}, "model.width must be a whole"),
-        ({"config": {"algo": "critic"}}, "config.json"),
-        ({"sha256": []}, "sha256"),
-        ({"sha256": {MODEL: "00"}}, "64 hexadecimal"),
-        ({"sha256": {}}, "only what"),
-    ],
-)
-def test_a_header_that_is_wrong_under_a_right_digest(folder, keys, part):
-    change(folder, **keys)
-    refuses(lambda: check_state(folder), part, str(folder))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../secret",
-        "/etc/hostname",
-        "signals/../../secret",
-        "signals",
-        "signals/",
-        "a/b",
-        ".hidden",
-        "..",
-        "",
-        "a\\b",
-        "a\0b",
-        "x\n",
-    ],
-)
-def test_names_of_files_elsewhere(folder, name):
-    (folder.parent / "secret").write_text("x")
-    digests = header_of(folder)["sha256"]
-    change(folder, sha256=digests | {name: "0" * 64})
-    refuses(lambda: check_state(folder), "got none" if name == "signals" else "plain")
-
-
-@pytest.mark.parametrize("name", [MODEL, "signals/signals.json"])
-def test_links_out_of_the_folder(folder, name):
-    shutil.move(folder / name, folder.parent / "elsewhere")
-    (folder / name).symlink_to(folder.parent / "elsewhere")
-    refuses(lambda: check_state(folder), name, "a link to")
-
-
-def test_a_folder_of_signals_that_is_a_link(folder):
-    shutil.move(folder / "signals", folder.parent / "elsewhere")
-    (folder / "signals").symlink_to(folder.parent / "elsewhere")
-    refuses(lambda: check_state(folder), "a link to")
-
-
-# Moments that do not fit.
-
-
-@pytest.mark.parametrize(
-    "edit, parts",
-    [
-        (lambda t: t.update({"third/a": np.ones(1, "f4")}), ("first, second, third",)),
-        (lambda t: t.update({"lost": np.ones(1, "f4")}), ("first, second",)),
-        (lambda t: t.update({"first/a": np.ones(1, "f4")}), ("'first'", "'a'")),
-        (
-            lambda t: t.pop("second/transformer.wte.weight"),
-            ("'second'", "transformer.wte.weight", "none"),
-        ),
-        (lambda t: t.pop("first/value_head.outer.bias"), ("'first'", "outer.bias")),
-        (
-            lambda t: t.update({"first/mtp_heads.1.weight": np.ones((16, 260), "f4")}),
-            ("mtp_heads.1.weight", "(260, 16)", "(16, 260)", TENSORS),
-        ),
-        (
-            lambda t: t.update({"first/transformer.ln_f.bias": np.ones(16, "f2")}),
-            ("transformer.ln_f.bias", "F32", "F16"),
-        ),
-    ],
-)
-def test_moments_that_do_not_fit(folder, edit, parts):
-    change_moments(folder, edit)
-    refuses(lambda: read_state(folder), *parts)
-
-
-def test_no_moments_where_there_must_be_some(folder):
-    (folder / TENSORS).unlink()
-    digests = header_of(folder)["sha256"]
-    digests.pop(TENSORS)
-    change(folder, sha256=digests)
-    refuses(lambda: read_state(folder), "first, second", "got none")
-
-
-# Model and config that do not belong together.
-
-
-@pytest.mark.parametrize(
-    "field, value, key",
-    [
-        ("model.num_layers", 3, "n_layer"),
-        ("model.activation", "relu", "activation_function"),
-        ("model.norm_epsilon", 1e-3, "layer_norm_epsilon"),
-        ("heads.count", 3, "mtp_config"),
-        ("heads.type", "block", "mtp_config"),
-        ("heads.count", 1, "mtp_config"),
-        ("algo", "baseline", "value_head.safetensors"),
-    ],
-)
-def test_a_config_of_another_model(folder, field, value, key):
-    change(folder, config=header_of(folder)["config"] | {field: value})
-    refuses(lambda: read_state(folder), key)
-
-
-def test_reading_leaves_the_folder_as_it_is(made):
-    before = {p: p.stat().st_mtime_ns for p in made.rglob("*")}
-    params, state = read_state(made)
-    assert {p: p.stat().st_mtime_ns for p in made.rglob("*")} == before
-    assert flat(params).keys() == flat(state.moments["first"]).keys()

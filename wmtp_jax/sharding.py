@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from shared.backend import require_usable
 from shared.config import Config
 
 log = logging.getLogger("wmtp")
@@ -28,12 +29,7 @@ def find_mesh(cfg: Config) -> Mesh:
       ValueError: as `make_mesh`, and for what only torch computes in.
     """
     machine = cfg.machine
-    for name, usable in USABLE.items():
-        if (got := getattr(machine, name)) not in usable:
-            raise ValueError(
-                f"machine.{name} must be one of {', '.join(usable)} in wmtp_jax, got "
-                f"{got!r}"
-            )
+    require_usable(cfg, USABLE, "wmtp_jax")
     if machine.device == "mps":
         log.warning("machine.device mps is torch's: wmtp_jax takes the CPU here")
         cfg = replace(cfg, machine=replace(machine, device="cpu"))

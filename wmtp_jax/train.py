@@ -7,6 +7,7 @@ before it (config, data, run folder) is `shared/launch.py`.
 import logging
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ from shared import launch
 from shared.backend import Backend
 from shared.config import Config
 from shared.inputs import Inputs, count_steps, make_batches
-from shared.loop import Parts, Progressed, fit
+from shared.loop import Parts, Progressed
 from shared.replace_folder import replace_folder
 from shared.report import finish, log_stage1, summarize
-from shared.session import finished_already, open_signals, say_stopped
+from shared.session import finished_already, open_signals, train_to_end
 from shared.tracking import open_trackers
 from wmtp_jax import checkpoint, critic, reference, report
 from wmtp_jax.export import NAME, adopt, export
@@ -102,15 +103,8 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
         tracker=tracker,
         asynchronous=True,
     )
-    status = "FAILED"
-    try:
-        state, interrupted = fit(state, done, start, parts)
-        status = "KILLED" if interrupted else "FINISHED"
-    finally:
-        tracker.close(status)
-        manager.close()
-    if interrupted:
-        raise say_stopped(path, int(state.step))
+    with closing(manager):
+        state = train_to_end(state, done, start, parts, path)
     if cfg.train.export:
         model = {"params": state.params, "cfg": cfg, "tokenizer": inputs.tokenizer}
         replace_folder(path / "model", partial(export, **model))

@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
+from shared.backend import require_usable
 from shared.batches import Batch
 from shared.config import Config
 from shared.report import peak_of_process
@@ -28,26 +29,20 @@ def find_device(cfg: Config) -> torch.device:
       ValueError: for what only JAX computes in, and dropout that transformers' model of
         the family does not have.
     """
-    machine = cfg.machine
-    for name, usable in USABLE.items():
-        if (got := getattr(machine, name)) not in usable:
-            raise ValueError(
-                f"machine.{name} must be {', '.join(usable[:-1])} or {usable[-1]} in "
-                f"wmtp_torch_mps, got {got!r}"
-            )
+    require_usable(cfg, USABLE, "wmtp_torch_mps")
     if cfg.model.dropout > 0 and cfg.model.is_rotary:
         raise ValueError(
             f"model.dropout must be 0 for a {cfg.model.family} in wmtp_torch_mps, got "
             f"{cfg.model.dropout}"
         )
-    if machine.device == "cpu":
+    if cfg.machine.device == "cpu":
         return torch.device("cpu")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     reason = "this torch is built without it"
     if torch.backends.mps.is_built():
         reason = "macOS gives none; it needs Apple silicon and macOS 14"
-    say = log.warning if machine.device == "mps" else log.info
+    say = log.warning if cfg.machine.device == "mps" else log.info
     say("device: cpu, as there is no Apple GPU (mps) here: %s", reason)
     return torch.device("cpu")
 

@@ -9,6 +9,8 @@ from wmtp_torch_mps.model import WMTP
 from wmtp_torch_mps.optimizer import make_optimizer
 from wmtp_torch_mps.start import load_params
 
+SCALE = 2.0**12  # of a float16 loss, to begin with
+
 
 @dataclass(kw_only=True)
 class TrainState:
@@ -48,4 +50,6 @@ def init_state(model: WMTP) -> TrainState:
 def _make_scaler(cfg: Config, device: torch.device) -> torch.amp.GradScaler:
     """Scales float16 gradients up, so that small ones are not lost, or does nothing."""
     half = cfg.machine.dtype == "float16"
-    return torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=half)
+    scaler = torch.amp.GradScaler(device.type, init_scale=SCALE, enabled=half)
+    scaler.scale(torch.ones((), device=device))  # it makes its tensors at first use
+    return scaler

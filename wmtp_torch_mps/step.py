@@ -10,6 +10,7 @@ Axes: A micro-batches of a step, B rows, L positions.
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,7 @@ def train_step(
     model, optimizer, scaler = state.params, state.optimizer, state.scaler
     cfg, device = model.cfg, model.device
     sums, extremes, value_gradients = _accumulate(state, to_device(batches, device))
-    divide(named(model), value_gradients, sums, cfg)
+    divide(named(model), value_gradients, sums, cfg, unit=loss_unit(cfg))
     metrics = step_metrics(sums, extremes, cfg)
     scaler.unscale_(optimizer)
     frozen = state.step < cfg.heads.warmup_steps
@@ -117,7 +118,7 @@ def _add_up(
                 model,
                 batch,
                 value_gradients,
-                scale=state.scaler.get_scale(),
+                scale=state.scaler.get_scale() * loss_unit(cfg),
                 dropping=cfg.model.dropout > 0,
             )
         sums = here if sums is None else combine(sums, here)
@@ -149,15 +150,30 @@ def _dropout_seed(cfg: Config, step: int, number: int) -> Iterator[None]:
     yield
 
 
+def loss_unit(cfg: Config) -> float:
+    """In float16 sums over a micro-batch overflow, so they are made of so small terms.
+
+    About one over the positions of a micro-batch, a power of 2; 1 in other dtypes.
+    """
+    if cfg.machine.dtype != "float16":
+        return 1.0
+    return 2.0 ** -math.ceil(math.log2(cfg.data.batch_size * cfg.data.max_length))
+
+
 @torch.no_grad()
 def divide(
     parameters: dict[str, torch.nn.Parameter],
     value_gradients: dict[str, Tensor],
     sums: Sums,
     cfg: Config,
+    *,
+    unit: float = 1.0,
 ) -> None:
-    """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0."""
-    scale_L, scale_V = gradient_scales(sums, cfg)
+    """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0.
+
+    Both gradients come in so many `unit`s (`loss_unit`), and go out in ones.
+    """
+    scale_L, scale_V = (scale / unit for scale in gradient_scales(sums, cfg))
     for name, parameter in parameters.items():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

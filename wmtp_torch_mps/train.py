@@ -17,10 +17,10 @@ from shared import launch
 from shared.backend import Backend
 from shared.config import Config
 from shared.inputs import Inputs, count_steps, make_batches
-from shared.loop import Parts, Progressed, fit
+from shared.loop import Parts, Progressed
 from shared.replace_folder import replace_folder
 from shared.report import finish, log_stage1, summarize
-from shared.session import finished_already, open_signals, say_stopped
+from shared.session import finished_already, open_signals, train_to_end
 from shared.tracking import open_trackers
 from wmtp_torch_mps import checkpoint, critic, reference, report
 from wmtp_torch_mps.device import find_device
@@ -53,6 +53,7 @@ def run(cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None) 
 def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
     cfg, device = inputs.cfg, inputs.device
     started = time.perf_counter()
+    test_device(inputs)  # before anything is computed, and cached, on it
     signals = open_signals(inputs, path, BACKEND)
     train, validation = make_batches(cfg, inputs.splits, signals)
     num_steps = count_steps(cfg, train)
@@ -74,8 +75,6 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
             stage1 = critic.train_value_head(state.params, fresh, validation)
             log_stage1(stage1)
             done.stage1 = stage1.summary()
-
-    test_device(state.params, train, device)
     # A run killed before its first checkpoint starts again, without any row.
     resume_step = (start if found else -1) if resumed else None
     tracker = open_trackers(cfg, path, resume_step=resume_step)
@@ -92,14 +91,7 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
         tracker=tracker,
         asynchronous=False,
     )
-    status = "FAILED"
-    try:
-        state, interrupted = fit(state, done, start, parts)
-        status = "KILLED" if interrupted else "FINISHED"
-    finally:
-        tracker.close(status)
-    if interrupted:
-        raise say_stopped(path, state.step)
+    state = train_to_end(state, done, start, parts, path)
     if cfg.train.export:
         write = partial(export, model=state.params, tokenizer=inputs.tokenizer)
         replace_folder(path / "model", write)

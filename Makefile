@@ -10,7 +10,7 @@ train: .venv/.base
 	$(BIN)/python -m wmtp_jax.train --algo critic
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Long soak and torture runs, left out of `make test`.
 slow: .venv/.dev

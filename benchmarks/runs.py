@@ -20,9 +20,14 @@ class Run:
     """What one finished run left."""
 
     summary: dict[str, Any]
-    seconds: list[float]
-    """of each step but the first two"""
+    rows: list[dict[str, Any]]
+    """of metrics.jsonl"""
     peak_bytes: int
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each step but the first two."""
+        return [row["seconds"] for row in self.rows if row["step"] > 2]
 
     def times(self) -> dict[str, float]:
         """Columns of a table: seconds per step and peak memory."""
@@ -34,9 +39,11 @@ class Run:
         }
 
 
-def train(arguments: list[str], name: str, output_dir: str) -> Run:
-    """Runs `python -m wmtp_jax.train` in a process of its own."""
-    command = [sys.executable, "-m", "wmtp_jax.train", *arguments]
+def train(
+    arguments: list[str], name: str, output_dir: str, *, module: str = "wmtp_jax"
+) -> Run:
+    """Runs `python -m MODULE.train` in a process of its own."""
+    command = [sys.executable, "-m", f"{module}.train", *arguments]
     command += ["--run-name", name, "--output-dir", output_dir, "--tracking", "jsonl"]
     process = subprocess.Popen(command, stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
@@ -45,9 +52,8 @@ def train(arguments: list[str], name: str, output_dir: str) -> Run:
     folder = Path(output_dir) / name
     summary = json.loads((folder / "summary.json").read_text())
     rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    seconds = [row["seconds"] for row in rows if row["step"] > 2]
     kilobyte = 1 if sys.platform == "darwin" else 1024
-    return Run(summary, seconds, usage.ru_maxrss * kilobyte)
+    return Run(summary, rows, usage.ru_maxrss * kilobyte)
 
 
 def options_parser(description: str) -> argparse.ArgumentParser:

@@ -48,3 +48,24 @@ def jax_flags():
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def ready_for_mps(request):
+    """Every test of the torch trainer fails on what Apple's GPU could not run."""
+    left_out = map(request.node.get_closest_marker, ("float64", "unaudited"))
+    if any(left_out) or not tests_torch_trainer(request.node):
+        yield
+        return
+    from tests.mps_audit import audited
+
+    with audited():
+        yield
+
+
+def tests_torch_trainer(test) -> bool:
+    """Whether the test's file has imported something of the trainer, or its parity."""
+    module = test.getparent(pytest.Module)
+    names = vars(module.obj).values() if module else ()
+    origins = (getattr(x, "__module__", getattr(x, "__name__", "")) for x in names)
+    return any(str(x).startswith(("wmtp_torch_mps", "tests.parity")) for x in origins)

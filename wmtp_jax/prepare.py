@@ -2,12 +2,14 @@
 
     python -m wmtp_jax.prepare --model distilgpt2 --heads 4 --head-type linear --out F
     python -m wmtp_jax.prepare --model FOLDER_OR_PRESET --random-init --out F
+    python -m wmtp_jax.prepare --model FOLDER --value-head --out F
     python -m wmtp_jax.prepare --model FOLDER --kind reward --out F
 
 The folder has the layout of an export: `config.json` with `mtp_config`, weights, heads,
-tokenizer. `--random-init` needs no weights, only a shape. `--kind reward` gives a
-sequence classifier with one label, whose last layer is random: a start for training a
-reward model, and small enough to try the critic with.
+tokenizer. `--random-init` needs no weights, only a shape. `--value-head` adds the
+critic's, so that both trainers start from the same one (their random generators
+differ). `--kind reward` gives a sequence classifier with one label, whose last layer is
+random: a start for training a reward model, and small enough to try the critic with.
 """
 
 import argparse
@@ -31,7 +33,8 @@ def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:
     """Writes the folder; returns the config with the vocabulary in force.
 
     Args:
-      cfg: of which `model`, `heads`, `data.tokenizer` and `seed` are read.
+      cfg: of which `model`, `heads`, `data.tokenizer`, `seed` and `algo` are read;
+        `critic` gets a value head.
       out: a new or empty folder.
       kind: `causal`, or `reward` (heads k >= 1 are left out).
       random_init: whether all weights are new, not only those of the heads.
@@ -46,6 +49,8 @@ def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:
         )
     cfg, tokenizer = read_tokenizer(cfg)
     if kind == "reward":
+        if cfg.algo == "critic":
+            raise ValueError("--value-head must go with --kind causal, got reward")
         cfg = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
     params = jax.jit(lambda: init_params(cfg))() if random_init else load_params(cfg)
     if kind == "reward":
@@ -79,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "--linear-start", choices=("random", "unembedding"), default=None
     )
     parser.add_argument("--random-init", action="store_true", help="new weights")
+    parser.add_argument(
+        "--value-head", action="store_true", help="a new one too, for --algo critic"
+    )
     parser.add_argument("--kind", choices=("causal", "reward"), default="causal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="folder to write; must be new")
@@ -95,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         "heads.count": asked.heads,
         "heads.fresh": True,
         "seed": asked.seed,
+        "algo": "critic" if asked.value_head else "baseline",
     }
     given |= {"heads.type": asked.head_type} if asked.head_type else {}
     given |= {"heads.linear_start": asked.linear_start} if asked.linear_start else {}

@@ -225,7 +225,9 @@ def in_torch(cfg: Config, layout: str, device: str = "cpu") -> dict:
         "loss": sums.loss_sum / sums.weight,
     }
     found = {name: x.cpu().numpy() for name, x in found.items()}
-    gradient = {n: p.grad.double().cpu().numpy() for n, p in named(model).items()}
+    gradient = {
+        n: p.grad.cpu().numpy().astype(np.float64) for n, p in named(model).items()
+    }
     return found | {"gradient": gradient}
 
 

@@ -168,6 +168,7 @@ def test_the_self_test_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.float64  # torch's GradScaler takes float64 but on mps:0 (unscale_)
 def test_float16_trains_and_resumes_with_its_scale(tmp_path):
     half = ["--machine.dtype", "float16"]
     done = run(train, tmp_path, "half", 5, *half)

@@ -6,8 +6,8 @@ Two modes see every operator that reaches a backend, those of a backward pass to
     OnMeta  a tensor made on the CPU in the midst of a step on another device
 
 A route is a kernel for MPS, or one that is composed of other operators, as torch's own
-list of operators says (`native_functions.yaml`, packaged with torchgen). A listed kernel
-can still lack a dtype, or be wrong: for that there is the start-up self-test.
+list of operators says (`native_functions.yaml`, packaged with torchgen). A kernel that
+is listed can still lack a dtype, or be wrong: for that there is the start-up self-test.
 """
 
 from contextlib import contextmanager

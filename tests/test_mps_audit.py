@@ -1,4 +1,4 @@
-"""Apple's GPU could run what the torch trainer runs, and the audit would tell if not."""
+"""Apple's GPU could run what the torch trainer runs; the audit would tell if not."""
 
 from dataclasses import replace
 

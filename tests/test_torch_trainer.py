@@ -1,21 +1,18 @@
 """The torch trainer from the command line: runs, resumes, and exchange with JAX."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from shared import data
 from shared import inputs as inputs_module
-from shared.inputs import read_inputs
-from tests.parity import config, first, minis, start, torch_model
+from tests.parity import config, minis, start, torch_model
 from tests.small import ALGOS
 from wmtp_jax import train as jax_train
 from wmtp_jax.export import main as jax_export
-from wmtp_torch_mps import first_batch, self_test, step, train
+from wmtp_torch_mps import step, train
 from wmtp_torch_mps.export import main as torch_export
 from wmtp_torch_mps.state import init_state
 
@@ -113,59 +110,6 @@ def test_where_memory_runs_out_halves_do_the_same(monkeypatch):
     assert halved.splits == 2 and metrics["micro_batch_rows"] == 1
     for name in ("loss", "value_loss", "grad_norm_trunk"):
         assert float(metrics[name]) == pytest.approx(float(right[name]), rel=1e-5)
-
-
-def numbers(device=None):
-    """What the self-test compares, of the parity tests' batch."""
-    cfg = config("critic", "linear", "default")
-    model = torch_model(cfg, start("linear", True))
-    return first_batch.batch_numbers(
-        model, first("packed", "float32"), torch.device("cpu")
-    )
-
-
-def test_the_self_test_passes_a_healthy_device_and_stops_a_faulty_one():
-    cpu = torch.device("cpu")
-    assert max(self_test.self_test(numbers, cpu).values()) == 0
-    name = "gradient of transformer.h.1.mlp.c_fc.weight"
-    for wrong_run in (2, 3):  # the first is the reference
-        calls = []
-
-        def faulty(device, wrong_run=wrong_run, calls=calls):
-            calls.append(device)
-            found = numbers()
-            if len(calls) == wrong_run:
-                found[name] = found[name] * 14_719
-            return found
-
-        with pytest.raises(self_test.DeviceFault, match="c_fc") as caught:
-            self_test.self_test(faulty, cpu)
-        assert f"run {wrong_run - 1} of 2" in str(caught.value)
-
-
-def test_the_self_test_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
-    """On a device that calls itself mps, it comes before anything else is computed."""
-    calls = []
-    monkeypatch.setattr(first_batch, "self_test", lambda *a, **k: calls.append((a, k)))
-
-    class Mps:
-        type = "mps"
-
-    cfg = config("critic", "linear", "default")
-    inputs = read_inputs(cfg, train.BACKEND)
-    first_batch.test_device(replace(inputs, device=Mps()))
-    ((compute, _), options) = calls[0]
-    found = compute(torch.device("cpu"))
-    assert torch.isfinite(found["loss"])
-    assert all(x.any() for n, x in found.items() if ".c_attn.weight" in n)
-    for name, probe in options["probes"].items():
-        right, again = (probe(torch.device("cpu")) for _ in range(2))
-        assert right, name
-        assert all(torch.equal(right[n], again[n]) for n in right), name
-    first_batch.test_device(inputs)  # a CPU: nothing to compare
-    quiet = replace(cfg, machine=replace(cfg.machine, self_test=False))
-    first_batch.test_device(replace(inputs, cfg=quiet, device=Mps()))
-    assert len(calls) == 1
 
 
 @pytest.mark.float64  # torch's GradScaler takes float64 but on mps:0 (unscale_)

@@ -33,6 +33,7 @@ from shared.config_file import (
 )
 from shared.hf_config import read_hf_config
 from shared.hub import model_folder
+from shared.original_names import is_unused
 
 __all__ = ["Invocation", "dump_config", "flatten", "load_config", "parse"]
 
@@ -49,6 +50,8 @@ class Invocation:
     resume: str
     overrides: dict[str, Any]
     """dotted path -> value of what --config, --recipe and single options give"""
+    unused: tuple[str, ...]
+    """names of the original system in the files that mean nothing here"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +234,9 @@ def parse(argv: list[str], prog: str) -> Invocation:
         **{name: given.pop(name) for name in leaves(_Asked) if name in given}
     )
     overrides: dict[str, Any] = {}
+    originals: dict[str, Any] = {}
     for source in (asked.config, asked.recipe):
-        overrides |= read_layer(_source(source)) if source else {}
+        overrides |= read_layer(_source(source), originals) if source else {}
     overrides |= given
     overrides |= _absolute_paths(overrides)
     given = {path: overrides[path] for path in given}
@@ -246,4 +250,10 @@ def parse(argv: list[str], prog: str) -> Invocation:
         args=["--help"] if wants_help else _as_arguments(given),
         default=_Arguments(asked=asked, fields=cfg),
     )
-    return Invocation(arguments.fields, asked.dry_run, asked.resume, overrides)
+    return Invocation(
+        config=arguments.fields,
+        dry_run=asked.dry_run,
+        resume=asked.resume,
+        overrides=overrides,
+        unused=tuple(filter(is_unused, originals)),
+    )

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from shared import original_names
 from shared.config import Algo, Config
 from shared.ranges import field_types
 
@@ -25,8 +26,6 @@ PRESETS = files("shared") / "presets"
 MODELS = PRESETS / "models"
 MAX_BYTES = 1_000_000
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-# What the original system calls two of its algorithms.
-ORIGINAL_ALGO = {"baseline-mtp": "baseline", "critic-wmtp": "critic"}
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
@@ -109,7 +108,7 @@ def checked(kind: Any, value: Any, where: str, place: str = "") -> Any:
         number, and a bool is no number.
     """
     if kind == Algo and isinstance(value, str):
-        value = ORIGINAL_ALGO.get(value, value)
+        value = original_names.ALGO.get(value, value)
     try:
         return _convert(value, kind)
     except (TypeError, OverflowError):
@@ -210,12 +209,16 @@ def _load(data: bytes) -> Any:
     raise ValueError(f"line {line + 1}: bad YAML, {printable(reason)}")
 
 
-def read_layer(source: Any) -> dict[str, Any]:
+def read_layer(source: Any, originals: dict[str, Any] | None = None) -> dict[str, Any]:
     """The fields that a YAML file gives; an empty file gives none.
+
+    Args:
+      originals: what the files before this one said in names of the original system
+        (`shared/original_names.py`); this one's are added.
 
     Raises:
       ValueError: unreadable or bad YAML, an unknown key (with the valid ones), a value
-        of the wrong type.
+        of the wrong type, a field given under two names.
     """
     where = printable(source)
     data = _read_bytes(source, where)
@@ -226,7 +229,30 @@ def read_layer(source: Any) -> dict[str, Any]:
     if tree is not None and not isinstance(tree, dict):
         got = type(tree).__name__
         raise ValueError(f"{where} must be a mapping at the top, got a {got}")
-    return _flat(tree or {}, Config, "", where)
+    found, rest = original_names.take(tree or {})
+    layer = _flat(rest, Config, "", where)
+    originals = {} if originals is None else originals
+    translated = _in_our_names(found, originals, where)
+    for field in layer.keys() & translated.keys():
+        raise ValueError(f"{field} is given under two names in {where}")
+    return layer | translated
+
+
+def _in_our_names(
+    found: dict[str, Any], originals: dict[str, Any], where: str
+) -> dict[str, Any]:
+    """The fields that a file gives under names of the original system."""
+    place = f" (in {where})"
+    try:
+        translated = original_names.translate(found, originals)
+    except ValueError as error:
+        raise ValueError(f"{error}{place}") from None
+    originals |= found
+    kinds = leaves()
+    return {
+        field: checked(kinds[field].type, value, name, place)
+        for field, (name, value) in translated.items()
+    }
 
 
 def _flat(tree: dict[Any, Any], group: Any, prefix: str, where: str) -> dict[str, Any]:
@@ -236,7 +262,10 @@ def _flat(tree: dict[Any, Any], group: Any, prefix: str, where: str) -> dict[str
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if key not in names:
-            near = did_you_mean(path, [*names, *leaves()])
+            known = original_names.names()
+            if isinstance(value, dict) and any(x.startswith(f"{path}.") for x in known):
+                path = f"{path}.{next(iter(value), '')}"  # a group of the original's
+            near = did_you_mean(path, [*names, *leaves(), *known])
             valid = f"valid names{' in ' + prefix[:-1] if prefix else ''}"
             raise ValueError(
                 f"unknown key {printable(path)} in {where}{near or ';'} "

@@ -132,6 +132,9 @@ def main(
     try:
         invocation = parse(arguments, prog=f"python -m {backend.name}.train")
         cfg = invocation.config
+        if invocation.unused:
+            names = ", ".join(invocation.unused)
+            print(f"note: nothing here reads {names}", file=sys.stderr)
         if invocation.dry_run:
             _dry_run(backend, show, cfg, invocation.resume, invocation.overrides)
         else:

@@ -17,7 +17,7 @@ from shared.command_line import (
 )
 from shared.config import Config
 from shared.config_file import build, leaves
-from tests.configs import error, run
+from tests.command_lines import error, run
 
 # What must not be the default plus one, or the first other choice.
 SPECIAL = {

@@ -19,7 +19,7 @@ from shared.config import (
 )
 from shared.config_file import MODELS, PRESETS, preset_names, read_layer
 from shared.ranges import RANGES, field_types
-from tests.configs import MACHINES, RECIPES, error, recipe, run
+from tests.command_lines import MACHINES, RECIPES, error, recipe, run
 
 
 def test_the_tree_is_frozen_and_every_field_is_explained_once():

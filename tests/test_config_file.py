@@ -13,7 +13,7 @@ from shared.command_line import dump_config, flatten, load_config
 from shared.config import Config, DataConfig, MachineConfig
 from shared.config_file import MAX_BYTES, build, leaves
 from shared.model_config import ModelConfig
-from tests.configs import MACHINES, RECIPES, error, recipe, run
+from tests.command_lines import MACHINES, RECIPES, error, recipe, run
 
 OF_MACHINE = ", ".join(field.name for field in fields(MachineConfig))
 

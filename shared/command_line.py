@@ -50,7 +50,7 @@ class Invocation:
     resume: str
     overrides: dict[str, Any]
     """dotted path -> value of what --config, --recipe and single options give"""
-    unused: tuple[str, ...]
+    unused: tuple[str, ...] = ()
     """names of the original system in the files that mean nothing here"""
 
 

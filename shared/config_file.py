@@ -262,9 +262,9 @@ def _flat(tree: dict[Any, Any], group: Any, prefix: str, where: str) -> dict[str
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if key not in names:
-            known = original_names.names()
-            if isinstance(value, dict) and any(x.startswith(f"{path}.") for x in known):
-                path = f"{path}.{next(iter(value), '')}"  # a group of the original's
+            known = [x for x in original_names.names() if x.startswith(f"{path}.")]
+            if known and isinstance(value, dict):  # a group of the original's
+                path = f"{path}.{next(iter(value), '')}"
             near = did_you_mean(path, [*names, *leaves(), *known])
             valid = f"valid names{' in ' + prefix[:-1] if prefix else ''}"
             raise ValueError(

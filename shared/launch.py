@@ -129,6 +129,7 @@ def main(
     verbose = "--verbose" in arguments
     # Outside the loop, which saves first, SIGTERM ends a run as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console.setup_logging(None, verbose)  # until there is a run folder
     try:
         invocation = parse(arguments, prog=f"python -m {backend.name}.train")
         cfg = invocation.config
@@ -148,5 +149,6 @@ def main(
         print("stopped", file=sys.stderr)
         return 130
     finally:
+        console.close_logging()
         signal.signal(signal.SIGTERM, before)
     return 0

@@ -26,6 +26,8 @@ RENAMED = {
     "train.num_epochs": "train.epochs",
     "train.max_steps": "train.max_steps",
     "train.gradient_accumulation": "train.accumulation",
+    "train.eval_interval": "train.eval_every",
+    "train.save_interval": "train.save_every",
     "train.checkpointing.save_interval": "train.save_every",
     "train.checkpointing.keep_last": "train.keep_checkpoints",
     "train.checkpointing.save_final": "train.export",
@@ -72,22 +74,28 @@ VALUES: dict[str, dict[Any, dict[str, Any]]] = {
     },
     "pretrain.enabled": {True: {}, False: {"critic.stage1_epochs": 0}},
     "pretrain.early_stopping.enabled": {True: {}},
-    "loss.weight_norm": {"mean1.0_clip": {}, "none": {}},
     "critic.delta_mode": {"td": {"critic.score": "td_error"}},
     "critic.normalize": {"zscore": {}},
     "critic.target": {"rm_sequence": {}},
-    "critic.token_spread": {"gae": {}, "uniform": {}},
-    "critic.use_pseudo_rewards": {True: {"critic.reward_model": ""}, False: {}},
+    "critic.token_spread": {"gae": {}},  # the value head learns GAE returns
 }
 
 # What nothing here reads; a name with a dot at its end stands for all below it.
 UNUSED = (
     "project",
-    "mlflow.tracking_uri",  # runs.db lies in output_dir
+    "log_interval",  # every step is logged
+    "storage.",
+    "mlflow.tracking_uri",  # mlflow.db lies in output_dir
     "mlflow.registry_uri",
+    "mlflow.artifact_location",
     "launcher.",
-    "devices.fsdp.auto_wrap",  # JAX splits rows over all devices by itself
+    "devices.num_proc",
+    "devices.device_ids",  # JAX splits rows over all devices by itself
+    "devices.distributed.",
+    "devices.fsdp.auto_wrap",
     "devices.fsdp.sharding",
+    "devices.fsdp.offload_params",
+    "devices.fsdp.offload_grads",
     "data.train.num_workers",  # the next batch is prepared by the program
     "data.eval.",  # validation takes the rows of training
     "train.early_stopping.",  # train.patience counts evaluations, not steps
@@ -108,6 +116,8 @@ COMBINED = (
     "optim.betas",
     "optim.warmup_ratio",
     "critic.value_lr",
+    "critic.use_pseudo_rewards",
+    "loss.weight_norm",
     "data.train.sources",
 )
 DATASETS = "paths.datasets."
@@ -163,9 +173,16 @@ def translate(
       ValueError: for a value that asks for what this program does not do.
     """
     layer: dict[str, tuple[str, Any]] = {}
-    for name in RENAMED.keys() & found.keys():
-        ours, value = RENAMED[name], found[name]
-        layer[ours] = name, _path(name, value) if ours in PATHS else value
+    for name, ours in RENAMED.items():
+        if name not in found:
+            continue
+        value = _path(name, found[name]) if ours in PATHS else found[name]
+        other, before = layer.get(ours, (name, value))
+        if before != value:
+            raise ValueError(
+                f"{other} and {name} must be the same, got {before!r} and {value!r}"
+            )
+        layer[ours] = name, value
     for name in VALUES.keys() & found.keys():  # `enabled: false` wins over details
         fields = _one_of(name, found[name], VALUES[name])
         layer |= {ours: (name, of) for ours, of in fields.items()}
@@ -251,6 +268,22 @@ def _number(name: str, known: dict[str, Any]) -> float:
     return number
 
 
+def _pseudo_rewards(known: dict[str, Any]) -> dict[str, Any]:
+    """They stand in for a reward model where there is none, there as here."""
+    name, model = "critic.use_pseudo_rewards", "paths.models.rm"
+    _one_of(name, known[name], {True: "", False: ""})
+    if not known[name] and not known.get(model):
+        raise ValueError(f"{name} false needs {model}, the folder of a reward model")
+    return {}
+
+
+def _weight_norm(known: dict[str, Any]) -> dict[str, Any]:
+    """`none` is what uniform weights have; others have mean 1 here."""
+    uniform = known.get("train.algo") in ("baseline-mtp", "baseline")
+    norms: dict[Any, Any] = {"mean1.0_clip": {}} | ({"none": {}} if uniform else {})
+    return _one_of("loss.weight_norm", known["loss.weight_norm"], norms)
+
+
 def _source(known: dict[str, Any]) -> dict[str, Any]:
     """The folder that `paths.datasets` gives for the one name in `data.train.sources`.
 
@@ -274,5 +307,7 @@ READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "optim.betas": _betas,
     "optim.warmup_ratio": _warmup,
     "critic.value_lr": _value_lr,
+    "critic.use_pseudo_rewards": _pseudo_rewards,
+    "loss.weight_norm": _weight_norm,
     "data.train.sources": _source,
 }

@@ -101,7 +101,10 @@ def test_the_recipes_use_most_of_the_table():
         ("data: {train: {sources: [contest]}}", "data.source", "code_contests"),
         ("data: {train: {pack_sequences: true}}", "data.layout", "packed"),
         ("paths: {models: {rm: some/model}}\ncritic: {use_pseudo_rewards: true}",
-         "critic.reward_model", ""),
+         "critic.reward_model", "some/model"),
+        ("paths: {models: {rm: 'file://m'}}\ncritic: {use_pseudo_rewards: false}",
+         "critic.reward_model", "m"),
+        ("train: {eval_interval: 500, save_interval: 1000}", "train.eval_every", 500),
         ("paths: {models: {ref: 'file://a/b'}}", "reference.model", "a/b"),
         ("algo: critic-wmtp", "algo", "critic"),
     ],
@@ -122,6 +125,12 @@ def test_a_name_is_read(text, field, value, tmp_path):
         ("train: {full_finetune: false}", "train.full_finetune must be true here"),
         ("devices: {fsdp: {enabled: true}}", "devices.fsdp.enabled must be false"),
         ("devices: {mixed_precision: int8}", "must be one of fp32, fp16, bf16"),
+        ("critic: {token_spread: length}", "critic.token_spread must be gae here"),
+        ("critic: {use_pseudo_rewards: false}", "false needs paths.models.rm"),
+        ("train: {algo: critic-wmtp}\nloss: {weight_norm: none}",
+         "loss.weight_norm must be mean1.0_clip here, got 'none'"),
+        ("loss: {temperature: 2.0, weight_temperature: 0.7}",
+         "loss.weight_temperature and loss.temperature must be the same, got 0.7 and"),
         ("critic: {normalize: minmax}", "critic.normalize must be zscore here"),
         ("loss: {epsilon: much}", "loss.epsilon must be a number, got 'much'"),
         ("loss: {max_weight: 0.5}", "weighting.weight_ceiling must be >= 1"),
@@ -140,6 +149,49 @@ def test_a_mistake_is_told_in_the_names_that_were_used(text, told, tmp_path):
     message = error("--recipe", recipe(tmp_path, text))
     assert told in message
     assert "r.yaml" in message or "weight_ceiling" in told  # a range names no file
+
+
+# Every name in the files of `configs/` and `tests/configs/` of the original's public
+# repository, as read in November 2026.
+THERE = """
+project seed log_interval storage.mode storage.s3.bucket storage.s3.region
+storage.s3.prefix paths.models.base paths.models.rm paths.models.ref paths.datasets.mbpp
+paths.datasets.contest paths.datasets.humaneval paths.checkpoints.base_path
+paths.checkpoints.save_interval paths.checkpoints.keep_last paths.checkpoints.save_final
+mlflow.experiment mlflow.tracking_uri mlflow.registry_uri mlflow.artifact_location
+launcher.target launcher.resources.gpus launcher.resources.gpu_type
+launcher.resources.cpus launcher.resources.memory_gb launcher.resources.disk_gb
+devices.compute_backend devices.device_ids devices.mixed_precision devices.num_proc
+devices.distributed.enabled devices.distributed.backend devices.distributed.timeout
+devices.distributed.init_method devices.distributed.find_unused_parameters
+devices.fsdp.enabled devices.fsdp.auto_wrap devices.fsdp.activation_ckpt
+devices.fsdp.sharding devices.fsdp.offload_params devices.fsdp.offload_grads
+run.name run.tags data.train.sources data.train.max_length data.train.batch_size
+data.train.pack_sequences data.train.num_workers data.eval.sources data.eval.max_length
+data.eval.batch_size data.eval.pack_sequences data.eval.num_workers pretrain.enabled
+pretrain.num_epochs pretrain.max_steps pretrain.lr pretrain.save_value_head
+pretrain.early_stopping.enabled pretrain.early_stopping.mode
+pretrain.early_stopping.patience pretrain.early_stopping.min_delta
+pretrain.early_stopping.monitor train.algo train.full_finetune train.num_epochs
+train.max_steps train.eval_interval train.save_interval train.early_stopping.enabled
+train.early_stopping.patience train.early_stopping.min_delta
+train.early_stopping.monitor train.checkpointing.save_interval
+train.checkpointing.keep_last train.checkpointing.save_final critic.target
+critic.token_spread critic.delta_mode critic.normalize critic.discount_lambda
+critic.gamma critic.gae_lambda critic.auxiliary_loss_coef critic.value_lr
+critic.use_pseudo_rewards optim.optimizer optim.lr optim.weight_decay optim.betas
+optim.grad_clip optim.scheduler optim.warmup_ratio loss.weight_norm loss.lambda
+loss.weight_temperature loss.epsilon loss.max_weight rho1.selection_mode
+rho1.skip_threshold_percentile rho1.min_ce_diff eval.protocol eval.sampling.temperature
+eval.sampling.top_p eval.sampling.n eval.metrics
+""".split()
+
+
+def test_every_name_of_the_originals_own_files_is_known():
+    """`seed` and `critic.gae_lambda` are ours as they are."""
+    ours = leaves()
+    unknown = [x for x in THERE if not original_names.is_original(x) and x not in ours]
+    assert not unknown
 
 
 def test_what_nothing_reads_is_listed(tmp_path):

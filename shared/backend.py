@@ -26,6 +26,7 @@ class Backend:
     Attributes:
       name: its package, `wmtp_jax` or `wmtp_torch_mps`.
       versions: of the library that computes; part of what signals are known by.
+      kind_of: `cpu`, `gpu` or `mps` for what `find_device` gives; also part of it.
       find_device: devices that a config asks for, checked; ValueError if they are not
         there or cannot do what it asks.
       identify: `(RUN/checkpoints, step or None)` -> step and checksum of a checkpoint.
@@ -40,6 +41,7 @@ class Backend:
 
     name: str
     versions: dict[str, str]
+    kind_of: Callable[[Any], str]
     find_device: Callable[[Config], Any]
     identify: Callable[[Path, int | None], str]
     read_trunk: Callable[[Path, Config, int | None], Params]

@@ -8,8 +8,9 @@ Axes: A micro-batches of a step, B rows, L positions, S documents packed in a ro
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,22 @@ class Batch:
     noise_BL: np.ndarray
     permutation_BL: np.ndarray
     num_documents: int
+
+    def changed(self, change: Callable[[Any], Any]) -> "Batch":
+        """The same with every array changed."""
+        arrays = {n: change(x) for n, x in vars(self).items() if n != "num_documents"}
+        return replace(self, **arrays)
+
+
+def micro_batches(batches: Batch, parts: int = 1) -> list[Batch]:
+    """The micro-batches `[B / parts, L]` of a step's `[A, B, L]`, in order."""
+    A, B, _ = batches.tokens_BL.shape
+    rows = B // parts
+    return [
+        batches.changed(lambda x: x[a, cut : cut + rows])  # noqa: B023
+        for a in range(A)
+        for cut in range(0, B, rows)
+    ]
 
 
 @dataclass(frozen=True)

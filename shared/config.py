@@ -171,7 +171,7 @@ class OptimizerConfig(Checked):
     final_lr_scale: Annotated[float, "in [0, 1]"] = 0.0
     """where linear and cosine end, over the peak, in [0, 1]"""
     weight_decay: Annotated[float, ">= 0"] = 0.01
-    """decoupled, on matrices only (not on norms, biases, positions), >= 0"""
+    """of matrices (not norms, biases, positions), >= 0; decoupled, but for sgd"""
     beta1: Annotated[float, "in [0, 1)"] = 0.9
     """decay of the first moment (adamw, lion), or the momentum of sgd, in [0, 1)"""
     beta2: Annotated[float, "in [0, 1)"] = 0.999

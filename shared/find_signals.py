@@ -116,7 +116,8 @@ def _reference_nll(
     def measure(params: Any, split: Split) -> Measured:
         return backend.measure_ref_nll(params, own, split, device)
 
-    identity = {**origin, **_identity(own, backend), "tokenizer": digests["tokenizer"]}
+    identity = origin | _identity(own, backend, device)
+    identity |= {"tokenizer": digests["tokenizer"]}
     scored = {name: splits[name] for name in SCORED_SPLITS}
     lengths = {
         name: [len(document.tokens) for document in split.documents]
@@ -148,7 +149,7 @@ def _scores(
         "weights": digests["reward_model"],
         "tokenizer": frozen.tokenizer.digest,
         "signal": "reward",
-        **_identity(frozen.cfg, backend),
+        **_identity(frozen.cfg, backend, device),
     }
     lengths = {name: [1] * len(split.documents) for name, split in splits.items()}
     found = _cached(cfg, splits, lengths, identity, _with(load, measure), "reward")
@@ -192,12 +193,13 @@ def _training_config(cfg: Config) -> Config:
     )
 
 
-def _identity(own: Config, backend: Backend) -> dict[str, object]:
+def _identity(own: Config, backend: Backend, device: Any) -> dict[str, object]:
     """What decides a frozen model's answers beside its weights and the data."""
     of_model = replace(own.model, name="", revision="")  # where it lies is not it
     return {
         "model": asdict(of_model),
         "dtype": own.machine.dtype,
+        "device": backend.kind_of(device),
         **backend.versions,
         "version": SIGNALS_VERSION,
     }

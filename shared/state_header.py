@@ -64,7 +64,8 @@ KEYS = {
     "config": ("an object", lambda x: isinstance(x, dict)),
     "inputs": (WORDS, _is_words),
     "versions": (WORDS, _is_words),
-    "loss_scale": ("null or an object of numbers >= 0", _is_scale),
+    "updates": (COUNT, _is_count),
+    "adapted": ("null or an object of numbers >= 0", _is_scale),
     "sha256": (WORDS, _is_words),
 }
 POSITION = {
@@ -87,23 +88,26 @@ class Header:
 
     Attributes:
       backend: which trainer wrote it.
-      step: updates made so far.
+      step: steps made so far.
+      updates: of the steps, those in which the optimizer changed anything: a float16
+        gradient that is not finite makes none.
       optimizer: update rule, that of the config.
       position: `asdict` of `shared.loop.Progressed`, the position in the data in it.
       config: of the run, with the weighting rule that is in force.
       inputs: digests of data, tokenizer and models (`run_folder.recorded_inputs`).
       versions: of the libraries that computed.
-      loss_scale: what float16 and a lack of memory have changed, if anything.
+      adapted: what float16's loss scale and a lack of memory have come to, if anything.
     """
 
     backend: str
     step: int
+    updates: int
     optimizer: str
     position: dict[str, Any]
     config: Config
     inputs: dict[str, str]
     versions: dict[str, str]
-    loss_scale: dict[str, float] | None
+    adapted: dict[str, float] | None
 
 
 def moment_names(cfg: OptimizerConfig) -> tuple[str, ...]:
@@ -133,7 +137,8 @@ def write_header(folder: Path, state: Header, digests: dict[str, str]) -> None:
         "config": flatten(replace(state.config, weighting=rule)),
         "inputs": state.inputs,
         "versions": state.versions,
-        "loss_scale": state.loss_scale,
+        "updates": state.updates,
+        "adapted": state.adapted,
         "sha256": digests,
     }
     content["digest"] = _digest(content)
@@ -170,6 +175,8 @@ def read_header(folder: Path) -> tuple[Header, dict[str, str]]:
     _check_keys(Keys(path, found["position"], "position."), POSITION)
     cfg = _read_config(found["config"], path)
     rule = cfg.optimizer
+    if found["updates"] > found["step"]:
+        raise keys.refuse("updates", f"at most its step, {found['step']}")
     if found["optimizer"] != rule.name:
         raise keys.refuse("optimizer", f"{rule.name} as in its config")
     if found["moments"] != list(moment_names(rule)):

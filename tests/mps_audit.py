@@ -13,6 +13,7 @@ is listed can still lack a dtype, or be wrong: for that there is the start-up se
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torchgen
@@ -124,6 +125,15 @@ class OnMeta(TorchDispatchMode):
 
 @contextmanager
 def audited():
-    """Audits whatever torch computes inside."""
-    with Audit() as audit:
+    """Audits whatever torch computes inside, as torch would compute it on mps.
+
+    GradScaler takes the inverse of its scale in float64 on every device but mps.
+    """
+    unscale = torch.amp.GradScaler.unscale_
+
+    def narrow(self, optimizer):
+        with mock.patch.object(torch.Tensor, "double", lambda x: x):
+            return unscale(self, optimizer)
+
+    with mock.patch.object(torch.amp.GradScaler, "unscale_", narrow), Audit() as audit:
         yield audit

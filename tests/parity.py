@@ -3,7 +3,6 @@
 Axes: B rows, L positions, K heads, V vocabulary, D width.
 """
 
-from dataclasses import replace
 from functools import cache
 
 import jax
@@ -12,20 +11,12 @@ import numpy as np
 import torch
 
 from shared import scores
-from shared.batches import Batch, Columns, TrainBatches
-from shared.config import (
-    Config,
-    DataConfig,
-    HeadsConfig,
-    ModelConfig,
-    OptimizerConfig,
-    WeightingConfig,
-)
-from shared.data import load_splits
-from shared.tokenizer import load_tokenizer
+from shared.batches import Batch
+from shared.config import Config
 from shared.tree_tensors import to_tensors
 from tests import oracle
-from tests.small import reshape
+from tests.minis import HEAD_WEIGHT, K, cast, config, first, gap, minis
+from tests.torch_models import start_of, torch_model
 from wmtp_jax import critic as jax_critic
 from wmtp_jax import heads as jax_heads
 from wmtp_jax import loss as jax_loss
@@ -33,112 +24,12 @@ from wmtp_jax import optimizer as jax_optimizer
 from wmtp_jax import sharding as jax_sharding
 from wmtp_jax import state as jax_state
 from wmtp_jax import step as jax_step
-from wmtp_jax.start import init_params
 from wmtp_torch_mps import loss as torch_loss
 from wmtp_torch_mps import state as torch_state
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.heads import head_states
-from wmtp_torch_mps.model import WMTP, fill, from_tree, named
+from wmtp_torch_mps.model import named
 from wmtp_torch_mps.step import divide, train_step
-
-HEAD_TYPES = ("linear", "residual", "block")
-RULES = {
-    "uniform": {"rule": "uniform"},
-    "skip": {"rule": "skip"},
-    "soft over documents": {"rule": "soft", "scope": "document"},
-    "soft over windows": {"rule": "soft", "scope": "window"},
-}
-K, L = 3, 480
-HEAD_WEIGHT = (1.0, 0.5, 0.25)
-
-
-ROTARY = {"num_kv_heads": 1, "ffn_width": 48, "activation": "silu", "out_bias": False}
-FAMILIES = {
-    "gpt2": {},
-    "llama": ROTARY | {"qkv_bias": False, "mlp_bias": False, "tie_embeddings": False},
-    "qwen2": ROTARY | {"qkv_bias": True, "mlp_bias": False},
-}
-
-
-def config(
-    algo: str,
-    head_type: str,
-    rule: str,
-    dtype: str = "float32",
-    family: str = "gpt2",
-) -> Config:
-    """A small model over bytes whose rows hold whole minis."""
-    model = ModelConfig(
-        family=family,
-        num_layers=2,
-        width=32,
-        num_attention_heads=2,
-        max_positions=L,
-        vocab_size=load_tokenizer("bytes").vocab_size,
-        **FAMILIES[family],
-    )
-    cfg = Config(
-        algo=algo,
-        model=model,
-        heads=HeadsConfig(count=K, type=head_type, weight=HEAD_WEIGHT),
-        data=DataConfig(max_length=L, batch_size=2),
-        weighting=WeightingConfig(**RULES.get(rule, {})),
-        optimizer=OptimizerConfig(lr=1e-3),
-    )
-    return replace(cfg, machine=replace(cfg.machine, dtype=dtype))
-
-
-@cache
-def minis(layout: str, steps: int = 1) -> list[Batch]:
-    """Steps `[A, B, L]` of the MBPP minis, NumPy, with signals drawn at random."""
-    cfg = config("baseline", "linear", "uniform").data
-    split = load_splits(cfg, load_tokenizer("bytes"), splits=("train",))["train"]
-    rng = np.random.default_rng(0)
-    columns = Columns(
-        ref_nll=tuple(
-            rng.gamma(8, 0.5, len(d.tokens)).astype(np.float32) for d in split.documents
-        ),
-        reward=rng.normal(size=len(split.documents)).astype(np.float32),
-    )
-    batches = TrainBatches(
-        split,
-        columns,
-        max_length=L,
-        batch_size=cfg.batch_size,
-        accumulation=1,
-        layout=layout,
-        seed=3,
-    )
-    # One S for both layouts: JAX then compiles one program for both.
-    found = [replace(next(batches), num_documents=4) for _ in range(steps)]
-    if layout == "packed":
-        assert any(batch.document_BL.max() > 1 for batch in found)
-    return found
-
-
-def first(layout: str, dtype: str) -> Batch:
-    """The first micro-batch `[B, L]`, its numbers in the dtype."""
-    return reshape(minis(layout)[0], lambda x: cast(x[0], dtype))
-
-
-def cast(x: np.ndarray, dtype: str) -> np.ndarray:
-    return x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x
-
-
-@cache
-def start(head_type: str, value: bool, family: str = "gpt2"):
-    """Random parameters as NumPy, none of them at 0 or 1, where a swap would hide."""
-    cfg = config("critic" if value else "baseline", head_type, "uniform", family=family)
-    params = jax.device_get(init_params(cfg))
-    rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), params
-    )
-
-
-def start_of(cfg: Config):
-    """The parameters that a config starts from here."""
-    return start(cfg.heads.type, cfg.algo == "critic", cfg.model.family)
 
 
 @cache
@@ -169,7 +60,7 @@ def jax_arguments(cfg: Config, layout: str):
     dtype = cfg.machine.dtype
     params = start_of(cfg)
     params = jax.tree.map(lambda x: jnp.asarray(cast(x, dtype)), params)
-    return params, reshape(first(layout, dtype), jnp.asarray)
+    return params, first(layout, dtype).changed(jnp.asarray)
 
 
 def in_jax(cfg: Config, layout: str) -> dict:
@@ -191,15 +82,6 @@ def in_jax(cfg: Config, layout: str) -> dict:
         w_BLK = scores.weigh(score_BL, mask_BLK, batch, cfg)
         found = run(params, batch) | {"score_BL": score_BL, "w_BLK": w_BLK}
         return forward | jax.device_get(found)
-
-
-def torch_model(cfg: Config, params, device: str = "cpu") -> WMTP:
-    """The torch trainer's model with these parameters."""
-    model = WMTP(cfg)
-    fill(model, from_tree(params, cfg))
-    if cfg.machine.dtype == "float64":
-        model.double()
-    return model.to(device)
 
 
 def in_torch(cfg: Config, layout: str, device: str = "cpu") -> dict:
@@ -241,13 +123,6 @@ def by_name(tree, cfg: Config) -> dict[str, np.ndarray]:
         for file in parts[0]
         for name in parts[0][file]
     }
-
-
-def gap(a, b) -> float:
-    """Largest difference over the largest number of the two."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
-    return float(np.abs(a - b).max(initial=0) / scale) if scale else 0.0
 
 
 def in_oracle(cfg: Config, found: dict, batch: Batch) -> dict:

@@ -15,8 +15,6 @@ from shared.config import (
     WeightingConfig,
 )
 
-ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
-
 
 def small_config(algo="baseline", *, heads=3, head_type="linear", **changes) -> Config:
     """A config whose model is as small as a model can be."""
@@ -70,15 +68,9 @@ def small_batch(rows=2, length=16, *, seed=0, vocab=31, lengths=None) -> Batch:
         permutation_BL=permutation_BL,
         num_documents=max(map(len, lengths)),
     )
-    return reshape(batch, jnp.asarray)
+    return batch.changed(jnp.asarray)
 
 
 def micro_batches(batch: Batch, accumulation: int) -> Batch:
     """`[B, L]` rows as `[A, B / A, L]`."""
-    return reshape(batch, lambda x: x.reshape(accumulation, -1, x.shape[-1]))
-
-
-def reshape(batch: Batch, change) -> Batch:
-    """The batch with every array changed."""
-    arrays = {n: change(x) for n, x in vars(batch).items() if n != "num_documents"}
-    return replace(batch, **arrays)
+    return batch.changed(lambda x: x.reshape(accumulation, -1, x.shape[-1]))

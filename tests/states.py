@@ -61,7 +61,8 @@ def state_of(cfg, **changes):
         config=cfg,
         inputs={"train": "ab", "tokenizer": "cd"},
         versions={"jax": "0.7"},
-        loss_scale=None,
+        updates=4,
+        adapted=None,
     )
     return replace(found, **changes)
 

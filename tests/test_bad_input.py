@@ -1,57 +1,21 @@
-"""Bad input: one clear line, exit code 2, and nothing left behind."""
+"""Bad input: one clear line, exit code 2, and nothing left behind.
 
-import json
+Both trainers are given it, and must answer in the same words.
+"""
+
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import refused
+from tests.refused import SMALL, error_line, everything
 from wmtp_jax.train import main
+from wmtp_torch_mps.train import main as torch_main
 
-SMALL = (
-    *("--model", "smoke", "--model.num-layers", "1", "--model.width", "16"),
-    *("--heads", "2", "--data.max-length", "32", "--tracking", "jsonl"),
-)
-MBPP = {"task_id": 1, "text": "Add.", "code": "def f(): pass", "test_list": ["f()"]}
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty working folder, so that a file left anywhere in it is seen."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder with its content, and every folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
-        for path in folder.rglob("*")
-    }
-
-
-def error_line(capsys, *argv: str) -> str:
-    """The one line of a refused command line, which must leave everything as it was."""
-    before = everything(Path.cwd())
-    capsys.readouterr()
-    assert main([*SMALL, *argv]) == 2
-    _, err = capsys.readouterr()
-    assert everything(Path.cwd()) == before, "something was left behind"
-    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1
-    return err
-
-
-def write_rows(file: Path, *rows: object) -> None:
-    """JSON lines; a text is written as it is, also where it is no JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    file.write_text("".join(line + "\n" for line in lines))
-
-
-def mbpp_rows(count: int, text: str = "Add.") -> list[dict]:
-    return [MBPP | {"task_id": number, "text": text} for number in range(count)]
-
+folder = refused.folder
+pytestmark = pytest.mark.usefixtures("folder")
 
 # Options, and what the line must say: what is required, and what it got.
 OPTIONS = {
@@ -68,14 +32,6 @@ OPTIONS = {
     "unknown model": (
         ("--model", "huge"),
         ("model.name", "presets", "smoke", "'huge'"),
-    ),
-    "cudnn without a GPU": (
-        ("--machine.attention", "cudnn", "--machine.dtype", "bfloat16"),
-        ("machine.attention", "GPU", "'cpu'"),
-    ),
-    "cudnn in float32": (
-        ("--machine.attention", "cudnn"),
-        ("machine.dtype", "bfloat16", "'float32'"),
     ),
     "home of nobody": (("--model", "~nosuchuser/x"), ("model.name", "presets")),
     "missing data": (("--data", "nowhere"), ("data.source", "minis", "'nowhere'")),
@@ -139,6 +95,44 @@ def test_a_wrong_option_is_answered_with_one_line(case, capsys):
         assert part in line
 
 
+# What a trainer's own device cannot do.
+DEVICES = {
+    "cudnn without a GPU": (
+        main,
+        ("--machine.attention", "cudnn", "--machine.dtype", "bfloat16"),
+        ("machine.attention", "GPU", "'cpu'"),
+    ),
+    "cudnn in float32": (
+        main,
+        ("--machine.attention", "cudnn"),
+        ("machine.dtype", "bfloat16", "'float32'"),
+    ),
+    "cudnn in torch": (
+        torch_main,
+        ("--machine.attention", "cudnn", "--machine.dtype", "bfloat16"),
+        ("machine.dtype", "float32 or float16 in wmtp_torch_mps", "'bfloat16'"),
+    ),
+    "a CUDA GPU in torch": (
+        torch_main,
+        ("--device", "gpu"),
+        ("machine.device", "auto, cpu or mps in wmtp_torch_mps", "'gpu'"),
+    ),
+    "sdpa in JAX": (
+        main,
+        ("--machine.attention", "sdpa"),
+        ("machine.attention", "wmtp_jax", "'sdpa'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEVICES)
+def test_a_device_that_cannot_is_answered_with_one_line(case, capsys):
+    trainer, argv, says = DEVICES[case]
+    line = error_line(capsys, *argv, mains=[trainer])
+    for part in says:
+        assert part in line
+
+
 RECIPES = {
     "unknown key": (
         "weighting:\n  temprature: 1\n",
@@ -165,53 +159,6 @@ def test_a_wrong_recipe_is_named_with_the_key(case, capsys):
     line = error_line(capsys, "--recipe", "mine.yaml")
     for part in says:
         assert part in line
-
-
-GOOD = mbpp_rows(3)
-# train.jsonl of a folder whose validation.jsonl is fine, and what the line must say.
-ROWS = {
-    "malformed line": ((*GOOD[:2], '{"task_id": 3,'), ("line 3", "JSON object")),
-    "no object": ((GOOD[0], "[1, 2]"), ("line 2", "JSON object", "list")),
-    "missing key": (
-        (GOOD[0], {"task_id": 1, "text": "", "test_list": [""]}),
-        ("line 2", "mbpp", "without code"),
-    ),
-    "unknown keys": (({"question": ""},), ("line 1", "canonical_solution", "question")),
-    "wrong type": ((MBPP | {"code": 3},), ("line 1", "'code'", "string", "got 3")),
-    "id twice": ((GOOD[0], GOOD[0]), ("line 2", "unique", "line 1")),
-    "empty data set": ((), ("at least one line", "empty")),
-}
-
-
-@pytest.mark.parametrize("case", ROWS)
-def test_wrong_data_is_named_with_file_and_line(case, capsys):
-    rows, says = ROWS[case]
-    write_rows(Path("data/train.jsonl"), *rows)
-    write_rows(Path("data/validation.jsonl"), *mbpp_rows(3))
-    line = error_line(capsys, "--data", "data")
-    for part in (str(Path("data/train.jsonl")), *says):
-        assert part in line
-
-
-def test_data_that_cannot_be_read_is_named(capsys):
-    Path("data/train.jsonl").mkdir(parents=True)
-    assert "readable file" in error_line(capsys, "--data", "data")
-    Path("latin.jsonl").write_bytes(b'{"prompt": "\xe9", "completion": ""}\n')
-    line = error_line(capsys, "--data", "latin.jsonl")
-    assert "latin.jsonl, line 1" in line and "UTF-8" in line
-
-
-def test_a_split_without_examples_is_named(capsys):
-    write_rows(Path("few.jsonl"), *mbpp_rows(5))
-    line = error_line(capsys, "--data", "few.jsonl")
-    assert "every split" in line and "'reference'" in line and "few.jsonl" in line
-
-
-def test_prompts_that_leave_no_target_are_an_error(capsys):
-    for name in ("train", "validation"):
-        write_rows(Path(f"data/{name}.jsonl"), *mbpp_rows(3, "long " * 20))
-    line = error_line(capsys, "--data", "data", "--data.loss-on", "completion")
-    assert "must have targets" in line and "data.max_length = 32" in line
 
 
 def test_an_existing_run_is_never_overwritten(capsys):
@@ -246,24 +193,6 @@ def test_the_process_itself_says_one_line_and_exits_with_2():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "heads.count" in done.stderr and ">= 1" in done.stderr
-
-
-def test_long_samples_are_cut_counted_and_reported(capsys):
-    rows = mbpp_rows(4)
-    longer = MBPP | {"text": "Add numbers. " * 9}
-    long = [longer | {"task_id": n} for n in (10, 1011, 1013)]
-    write_rows(Path("data/train.jsonl"), *rows, *long)
-    write_rows(Path("data/validation.jsonl"), *rows, long[1])
-    argv = ("--data", "data", "--data.max-length", "64", "--train.max-steps", "1")
-    assert main([*SMALL, *argv, "--heads", "1", "--run-name", "cut"]) == 0
-    out, err = capsys.readouterr()
-    says = "train: 3 of 7 documents are longer than data.max_length = 64"
-    assert says in out and says in Path("runs/cut/train.log").read_text()
-    summary = json.loads(Path("runs/cut/summary.json").read_text())
-    # Validation keeps the odd ids, whatever the algorithm: 1, 3 and the long 1011.
-    assert summary["documents"] == {"train": 7, "validation": 3}
-    assert summary["documents_cut"] == {"train": 3, "validation": 1}
-    assert err == ""
 
 
 def test_a_dry_run_prints_what_would_run_and_writes_nothing(folder, capsys):

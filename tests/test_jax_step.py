@@ -10,7 +10,7 @@ import pytest
 
 from shared.config import HeadsConfig, ModelConfig, OptimizerConfig, TrainConfig
 from shared.scores import step_metrics
-from tests.small import micro_batches, reshape, small_batch, small_config
+from tests.small import micro_batches, small_batch, small_config
 from wmtp_jax import critic, heads, loss, optimizer, sharding, step
 from wmtp_jax.start import init_params
 from wmtp_jax.state import init_state, make_state
@@ -204,7 +204,7 @@ def test_packed_equals_one_by_one(algo):
     packed = small_batch(1, lengths=[[9, 4]])
     one_by_one = []
     for start, n in ((0, 9), (9, 4)):
-        alone = reshape(packed, lambda x, s=start, n=n: x[:, s : s + n])
+        alone = packed.changed(lambda x, s=start, n=n: x[:, s : s + n])
         alone = replace(
             alone,
             document_BL=jnp.ones_like(alone.document_BL),

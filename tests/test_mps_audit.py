@@ -10,9 +10,8 @@ from torch.optim import adam
 from shared.config import HeadsConfig
 from shared.data import load_splits
 from shared.tokenizer import load_tokenizer
+from tests.minis import ALGOS, HEAD_TYPES, config, first, minis
 from tests.mps_audit import Audit, NoMps, OnMeta, audited, routes
-from tests.parity import HEAD_TYPES, config, first, minis
-from tests.small import ALGOS, reshape
 from wmtp_torch_mps import critic, reference, unembed
 from wmtp_torch_mps import loss as loss_module
 from wmtp_torch_mps.device import to_device
@@ -47,7 +46,7 @@ def meta(monkeypatch):
 
 def short(batch):
     """The first positions of a batch: what is computed, not how much, is asked here."""
-    return reshape(batch, lambda x: np.ascontiguousarray(x[..., :64]))
+    return batch.changed(lambda x: np.ascontiguousarray(x[..., :64]))
 
 
 def setting(algo="critic", head_type="linear", family="gpt2", **machine):
@@ -79,10 +78,28 @@ def test_every_optimizer_has_a_route(name):
     assert "_fused_adamw_" not in audit.seen
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
+def test_float16_has_a_route(name):
+    """Steps, and one whose gradient overflows."""
+    cfg = setting("critic", "block", dtype="float16")
+    cfg = replace(cfg, optimizer=replace(cfg.optimizer, name=name))
+    state = init_state(WMTP(cfg))
+    scaler = state.scaler.state_dict()
+    with audited() as audit:
+        train_step(state, short(minis("packed")[0]), 5)
+        state.scaler.load_state_dict(scaler | {"scale": 2.0**40})
+        train_step(state, short(minis("packed")[0]), 5)
+        eval_step(state.params, short(first("packed", "float32")))
+    assert state.skipped == 1
+    assert "_amp_foreach_non_finite_check_and_unscale_" in audit.seen
+
+
 @pytest.mark.parametrize("algo", ALGOS)
-@pytest.mark.parametrize("head_type", HEAD_TYPES)
+@pytest.mark.parametrize("head_type", [*HEAD_TYPES, "one head"])
 def test_no_device_is_forgotten_in_a_step(algo, head_type, meta):
     cfg = setting(algo, head_type, "llama" if head_type == "block" else "gpt2")
+    if head_type == "one head":
+        cfg = replace(cfg, heads=HeadsConfig(count=1))
     model = WMTP(cfg).to(meta)
     state = init_state(model)
     with OnMeta():

@@ -13,8 +13,8 @@ import torch
 from shared import weighting
 from shared.config import DEFAULT_RULE, OptimizerConfig
 from tests import parity
-from tests.parity import HEAD_TYPES, RULES, by_name, config, first, gap
-from tests.small import ALGOS
+from tests.minis import ALGOS, HEAD_TYPES, RULES, config, first, gap
+from tests.parity import by_name
 
 # Largest differences over the largest number: of losses, scores and weights; of the
 # gradient of each parameter.

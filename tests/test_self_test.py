@@ -11,10 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.inputs import read_inputs
+from tests.minis import config, first
 from tests.mps_audit import name_of
-from tests.parity import config, first, start, torch_model
+from tests.torch_models import start, torch_model
 from wmtp_torch_mps import first_batch, self_test, train
-from wmtp_torch_mps.probes import LARGEST_SAFE, probes_of
+from wmtp_torch_mps.probes import probes_of
 
 CPU = torch.device("cpu")
 
@@ -107,26 +108,32 @@ def last_of_equals(out, x, *_):
     ).neg()
 
 
+def moved_further(out, parameters, *_):
+    """A fused update that changes its parameters once more."""
+    for x in parameters:
+        x.mul_(0.9)
+    return ()
+
+
 PROBED = {
     "unembedding": ("mm", backward_of_a_linear),
     "activations": ("silu_backward", lambda out, *_: out.flip(0)),
     "views": ("where.self", lambda out, *_: out.roll(1, 0)),
     "weights": ("sort.stable", last_of_equals),
-    f"linear over {LARGEST_SAFE + 1} rows": ("mm", lambda out, *_: out * 2),
+    "updates": ("_fused_adamw_", moved_further),
+    "linear": ("mm", lambda out, *_: out * 2),
 }
 
 
 def probes():
-    """Of a config whose batch has more rows than a product should have."""
+    """By the first word of their names."""
     cfg = config("critic", "linear", "default")
-    data = replace(cfg.data, batch_size=LARGEST_SAFE + 1, max_length=4)
-    cfg = replace(cfg, data=data)
     return {n.split(" over")[0]: p for n, p in probes_of(cfg).items()}
 
 
 @pytest.mark.parametrize("name", PROBED)
 def test_every_probe_catches_a_fault_of_its_kind(name):
-    wrong, probe = PROBED[name], probes()[name.split(" over")[0]]
+    wrong, probe = PROBED[name], probes()[name]
     fault = Faulty(*wrong)
     self_test.self_test(numbers, CPU, probes={name: probe})
     with pytest.raises(self_test.DeviceFault, match=name):
@@ -134,17 +141,22 @@ def test_every_probe_catches_a_fault_of_its_kind(name):
     assert fault.times
 
 
-def test_it_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
-    """On a device that calls itself mps, it comes before anything else is computed."""
-    calls = []
-    monkeypatch.setattr(first_batch, "self_test", lambda *a, **k: calls.append((a, k)))
+def mps(inputs):
+    """The inputs of a run on a device that calls itself mps."""
 
     class Mps:
         type = "mps"
 
+    return replace(inputs, device=Mps())
+
+
+def test_it_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
+    """On a device that calls itself mps, it comes before anything else is computed."""
+    calls = []
+    monkeypatch.setattr(first_batch, "self_test", lambda *a, **k: calls.append((a, k)))
     cfg = config("critic", "linear", "default")
     inputs = read_inputs(cfg, train.BACKEND)
-    first_batch.test_device(replace(inputs, device=Mps()))
+    assert first_batch.test_device(mps(inputs)) == 1
     ((compute, _), options) = calls[0]
     found = compute(CPU)
     assert torch.isfinite(found["loss"])
@@ -155,5 +167,5 @@ def test_it_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
         assert all(torch.equal(right[n], again[n]) for n in right), name
     first_batch.test_device(inputs)  # a CPU: nothing to compare
     quiet = replace(cfg, machine=replace(cfg.machine, self_test=False))
-    first_batch.test_device(replace(inputs, cfg=quiet, device=Mps()))
+    first_batch.test_device(mps(replace(inputs, cfg=quiet)))
     assert len(calls) == 1

@@ -110,12 +110,12 @@ def test_numbers_that_json_has_no_words_for(tmp_path, tokenizer):
     place = asdict(PLACE) | {"best_nll": float("nan"), "stage1": {"epochs": 2}}
     scale = {"scale": 65536.0, "splits": 2.0}
     state = state_of(
-        cfg, step=0, position=place, loss_scale=scale, backend="wmtp_torch_mps"
+        cfg, step=0, position=place, adapted=scale, updates=0, backend="wmtp_torch_mps"
     )
     write(tmp_path / "out", tokenizer, cfg, state)
     found = check_state(tmp_path / "out")
     assert (found.step, found.backend) == (0, "wmtp_torch_mps")
-    assert np.isnan(found.position["best_nll"]) and found.loss_scale == scale
+    assert np.isnan(found.position["best_nll"]) and found.adapted == scale
     assert found.config.optimizer.lr == 1e-17
 
 

@@ -15,11 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config import Config
+from shared.find_checkpoint import newest_whole, require_step
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, abstract_state
-
-log = logging.getLogger("wmtp")
 
 
 def open_manager(folder: Path, *, keep: int) -> ocp.CheckpointManager:
@@ -52,15 +51,10 @@ def identify(folder: Path, step: int | None = None) -> str:
     Raises:
       ValueError: if there is no such checkpoint, or it is damaged.
     """
-    steps = []
-    if folder.is_dir():
-        manager = open_to_read(folder)
-        steps = sorted(manager.all_steps())
-    wanted = step if step is not None else max(steps, default=None)
-    if wanted is None or wanted not in steps:
-        have = ", ".join(map(str, steps)) or "none"
-        name = "a checkpoint" if wanted is None else f"a checkpoint of step {wanted}"
-        raise ValueError(f"there must be {name} in {folder}, got: {have}")
+    if not folder.is_dir():
+        require_step(folder, [], step)
+    manager = open_to_read(folder)
+    wanted = require_step(folder, manager.all_steps(), step)
     arguments = ocp.args.Composite(position=ocp.args.JsonRestore())
     try:
         position = manager.restore(wanted, args=arguments)["position"]
@@ -109,24 +103,12 @@ def restore(
     Raises:
       ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
-    if step is not None and step not in steps:
-        have = ", ".join(map(str, sorted(steps))) or "none"
-        raise ValueError(f"there must be a checkpoint of step {step}, got: {have}")
-    for candidate in [step] if step is not None else steps:
-        try:
-            state, position = _read(manager, candidate, like)
-        except Exception as error:  # Orbax raises many kinds for a damaged folder
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("checkpoint %d cannot be read: %s", candidate, reason[:200])
-            continue
-        return candidate, state, position
-    if steps:
-        raise ValueError(
-            f"no checkpoint in {manager.directory} can be read; got damaged ones: "
-            f"{', '.join(map(str, steps if step is None else [step]))}"
-        )
-    return None
+    folder, steps = Path(manager.directory), manager.all_steps()
+    # Orbax raises many kinds for a damaged folder.
+    found = newest_whole(
+        folder, steps, step, lambda number: _read(manager, number, like), Exception
+    )
+    return None if found is None else (found[0], *found[1])
 
 
 def drop_after(manager: ocp.CheckpointManager, step: int) -> None:

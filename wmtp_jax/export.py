@@ -28,7 +28,7 @@ from shared.tokenizer import Tokenizer
 from shared.training_state import TrainingState, read_state, write_state
 from wmtp_jax import checkpoint
 from wmtp_jax.model import Params
-from wmtp_jax.optimizer import make_optimizer, moments_of, with_moments
+from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
 from wmtp_jax.state import TrainState, abstract_state, init_state
 
 NAME = "wmtp_jax"
@@ -93,7 +93,8 @@ def _training_state(
         config=cfg,
         inputs=run_folder.recorded_inputs(run),
         versions={"jax": jax.__version__},
-        loss_scale=None,
+        updates=updates_of(state.opt_state, int(state.step)),
+        adapted=None,
     )
 
 
@@ -103,7 +104,9 @@ def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
     params, kept = read_state(folder)
     tx = make_optimizer(cfg, 1)
     start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
-    opt_state = with_moments(start.opt_state, cfg.optimizer, kept.moments, kept.step)
+    opt_state = with_moments(
+        start.opt_state, cfg.optimizer, kept.moments, kept.step, kept.updates
+    )
     step = jnp.asarray(kept.step, jnp.int32)
     state = replace(start, step=step, opt_state=opt_state)
     manager = checkpoint.open_manager(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from shared.config import Config, OptimizerConfig
+from shared.state_header import moment_names
 
 
 def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -85,19 +86,44 @@ def moments_of(opt_state: Any, cfg: OptimizerConfig) -> dict[str, Any]:
 
 
 def with_moments(
-    opt_state: Any, cfg: OptimizerConfig, moments: dict[str, Any], step: int
+    opt_state: Any,
+    cfg: OptimizerConfig,
+    moments: dict[str, Any],
+    step: int,
+    updates: int,
 ) -> Any:
-    """The inverse of `moments_of`, after `step` updates."""
+    """The inverse of `moments_of`, after so many steps.
+
+    Args:
+      updates: what Adam has counted; a trainer in float16 leaves some steps out.
+    """
     named = {key: moments[name] for name, key in _moments(cfg).items()}
     count = jnp.asarray(step, jnp.int32)
-    return optax.tree_utils.tree_set(opt_state, **named, count=count)
+    state = optax.tree_utils.tree_set(opt_state, **named, count=count)
+    return optax.tree_utils.tree_set(
+        state, _counted_by_adam, count=jnp.asarray(updates, jnp.int32)
+    )
+
+
+def updates_of(opt_state: Any, step: int) -> int:
+    """What Adam has counted, else the step."""
+    found = optax.tree_utils.tree_get(
+        opt_state, "count", step, filtering=_counted_by_adam
+    )
+    return int(found)
+
+
+def _counted_by_adam(path: Any, value: Any) -> bool:
+    """Whether a `count` in optax's state is Adam's, not the schedule's."""
+    del value
+    return getattr(path[-1], "tuple_name", "") == "ScaleByAdamState"
 
 
 def _moments(cfg: OptimizerConfig) -> dict[str, str]:
     """Moment -> its field in optax's state."""
-    if cfg.name == "sgd":
-        return {"first": "trace"} if cfg.beta1 else {}
-    return {"first": "mu", "second": "nu"} if cfg.name == "adamw" else {"first": "mu"}
+    fields = {"adamw": {"first": "mu", "second": "nu"}, "sgd": {"first": "trace"}}
+    of_rule = fields.get(cfg.name, {"first": "mu"})
+    return {name: of_rule[name] for name in moment_names(cfg)}
 
 
 def freeze_trunk(updates: Any, frozen: jax.Array) -> Any:

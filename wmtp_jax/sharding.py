@@ -39,6 +39,11 @@ def find_mesh(cfg: Config) -> Mesh:
     return make_mesh(cfg)
 
 
+def kind_of(mesh: Mesh) -> str:
+    """Of its devices, as JAX calls it: `cpu`, `gpu`."""
+    return mesh.devices.flat[0].platform
+
+
 def make_mesh(cfg: Config) -> Mesh:
     """One axis, `data`, over all devices of the chosen kind.
 

@@ -27,7 +27,7 @@ from shared.tracking import open_trackers
 from wmtp_jax import checkpoint, critic, reference, report
 from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.sharding import find_mesh, keep_compiled, replicated
+from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, replicated
 from wmtp_jax.state import abstract_state, make_state
 from wmtp_jax.step import make_eval_step, make_train_step
 
@@ -36,6 +36,7 @@ log = logging.getLogger("wmtp")
 BACKEND = Backend(
     name=NAME,
     versions={"jax": jax.__version__},
+    kind_of=kind_of,
     find_device=find_mesh,
     identify=checkpoint.identify,
     read_trunk=checkpoint.read_trunk,

@@ -5,7 +5,6 @@ digest before it is read, and stock `transformers`, or `wmtp_jax`, can go on fro
 """
 
 import hashlib
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from shared.config import Config
+from shared.find_checkpoint import newest_whole, require_step
 from shared.params_io import read_model, write_model
 from shared.run_folder import recorded_inputs
 from shared.tokenizer import Tokenizer
@@ -22,7 +22,6 @@ from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
 from wmtp_torch_mps.optimizer import moments_of, restore_moments
 from wmtp_torch_mps.state import TrainState, init_state
 
-log = logging.getLogger("wmtp")
 NAME = "wmtp_torch_mps"
 
 
@@ -71,7 +70,8 @@ def write(
         config=cfg,
         inputs=recorded_inputs(run),
         versions={"torch": torch.__version__},
-        loss_scale=_loss_scale(state),
+        updates=state.step - state.skipped,
+        adapted=_adapted(state),
     )
     params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
 
@@ -81,13 +81,13 @@ def write(
     write_model(folder, params, cfg.model, cfg.heads, tokenizer, beside=beside)
 
 
-def _loss_scale(state: TrainState) -> dict[str, float] | None:
-    """What float16 and a lack of memory have changed; None where nothing has."""
+def _adapted(state: TrainState) -> dict[str, float] | None:
+    """What float16 and a lack of memory have come to; None where nothing has."""
     if not state.scaler.is_enabled() and state.splits == 1:
         return None
     scaler = state.scaler.state_dict()
     found = {name: float(scaler.get(name, 0)) for name in ("scale", "_growth_tracker")}
-    return found | {"skipped": float(state.skipped), "splits": float(state.splits)}
+    return found | {"splits": float(state.splits)}
 
 
 def identify(folder: Path, step: int | None = None) -> str:
@@ -96,12 +96,7 @@ def identify(folder: Path, step: int | None = None) -> str:
     Raises:
       ValueError: if there is no such checkpoint, or it is damaged.
     """
-    steps = steps_in(folder)
-    wanted = step if step is not None else max(steps, default=None)
-    if wanted is None or wanted not in steps:
-        have = ", ".join(map(str, steps)) or "none"
-        name = "a checkpoint" if wanted is None else f"a checkpoint of step {wanted}"
-        raise ValueError(f"there must be {name} in {folder}, got: {have}")
+    wanted = require_step(folder, steps_in(folder), step)
     check_state(folder / str(wanted))
     content = (folder / str(wanted) / "training_state.json").read_bytes()
     return f"{wanted}-{hashlib.sha256(content).hexdigest()[:16]}"
@@ -110,7 +105,7 @@ def identify(folder: Path, step: int | None = None) -> str:
 def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
     """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
     folder = run / "checkpoints"
-    wanted = max(steps_in(folder)) if step is None else step
+    wanted = require_step(folder, steps_in(folder), step)
     return read_model(folder / str(wanted), cfg.model, extras=False)
 
 
@@ -125,21 +120,12 @@ def restore(
       ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
     """
     folder = run / "checkpoints"
-    steps = steps_in(folder)[::-1]
-    if step is not None and step not in steps:
-        have = ", ".join(map(str, sorted(steps))) or "none"
-        raise ValueError(f"there must be a checkpoint of step {step}, got: {have}")
-    for candidate in [step] if step is not None else steps:
-        try:
-            return candidate, *read(folder / str(candidate), cfg, device)
-        except ValueError as error:
-            log.warning("checkpoint %d cannot be read: %s", candidate, error)
-    if steps:
-        raise ValueError(
-            f"no checkpoint in {folder} can be read; got damaged ones: "
-            f"{', '.join(map(str, steps if step is None else [step]))}"
-        )
-    return None
+
+    def read_step(number: int) -> tuple[TrainState, dict[str, Any]]:
+        return read(folder / str(number), cfg, device)
+
+    found = newest_whole(folder, steps_in(folder), step, read_step)
+    return None if found is None else (found[0], *found[1])
 
 
 def read(
@@ -155,12 +141,11 @@ def read(
     fill(model, from_tree(params, cfg))
     state = init_state(model.to(device))
     moments = {name: from_tree(tree, cfg) for name, tree in kept.moments.items()}
-    found = kept.loss_scale or {}
+    found = kept.adapted or {}
     state.splits = int(found.get("splits", 1))
-    state.skipped = int(found.get("skipped", 0))
-    state.step = kept.step
+    state.step, state.skipped = kept.step, kept.step - kept.updates
     if kept.step > 0:
-        restore_moments(state.optimizer, model, moments, kept.step - state.skipped)
+        restore_moments(state.optimizer, model, moments, kept.updates)
     if state.scaler.is_enabled() and "scale" in found:
         state.scaler.load_state_dict(
             state.scaler.state_dict()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shared import scores, weighting
-from shared.batches import Batch, TrainBatches
+from shared.batches import Batch, TrainBatches, micro_batches
 from shared.config import Config
 from shared.stage1 import Stage1, fit_value_head
 from wmtp_torch_mps.device import to_device
@@ -21,16 +21,6 @@ def value_targets(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`scores.value_targets`; no gradient flows through them."""
     return scores.value_targets(value_BL.detach(), batch, cfg, gae_lambda=gae_lambda)
-
-
-def micro_batches(batches: Batch) -> list[Batch]:
-    """The A micro-batches `[B, L]` of a step's `[A, B, L]`."""
-    arrays = dict(vars(batches))
-    documents = arrays.pop("num_documents")
-    return [
-        Batch(**{n: x[a] for n, x in arrays.items()}, num_documents=documents)
-        for a in range(batches.tokens_BL.shape[0])
-    ]
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """The device: Apple's GPU (mps) where there is one, else the CPU; its memory."""
 
 import logging
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,12 +15,17 @@ from shared.report import peak_of_process
 
 log = logging.getLogger("wmtp")
 MIB = 1024**2
+# What torch says of a CPU, of mps, and of one tensor that is too large for mps.
+NO_MEMORY = ("can't allocate memory", "out of memory", "Invalid buffer size")
 # Of what a config can name.
 USABLE = {
     "device": ("auto", "cpu", "mps"),
     "dtype": ("float32", "float16"),
     "attention": ("auto", "eager", "sdpa"),
 }
+# Rows of one product. Over more of them a linear has given gradients 14 719 times too
+# large on mps, though not in every run (pytorch/pytorch#177116).
+MOST_ROWS = 32_768
 INDICES = ("tokens_BL", "positions_BL")  # torch looks up rows by int64
 
 
@@ -26,8 +33,8 @@ def find_device(cfg: Config) -> torch.device:
     """The device of a run; the CPU, with a line saying so, where mps is not there.
 
     Raises:
-      ValueError: for what only JAX computes in, and dropout that transformers' model of
-        the family does not have.
+      ValueError: for what only JAX computes in, dropout that transformers' model of the
+        family does not have, and what is known to go wrong on mps.
     """
     require_usable(cfg, USABLE, "wmtp_torch_mps")
     if cfg.model.dropout > 0 and cfg.model.is_rotary:
@@ -38,6 +45,7 @@ def find_device(cfg: Config) -> torch.device:
     if cfg.machine.device == "cpu":
         return torch.device("cpu")
     if torch.backends.mps.is_available():
+        _check_mps(cfg)
         return torch.device("mps")
     reason = "this torch is built without it"
     if torch.backends.mps.is_built():
@@ -47,16 +55,32 @@ def find_device(cfg: Config) -> torch.device:
     return torch.device("cpu")
 
 
+def _check_mps(cfg: Config) -> None:
+    if cfg.machine.rematerialise and cfg.model.dropout > 0:
+        raise ValueError(
+            "machine.rematerialise must be off with dropout on mps, got model.dropout "
+            f"{cfg.model.dropout}: torch draws another mask when it computes again "
+            "there (pytorch/pytorch#127676)"
+        )
+    rows = cfg.data.batch_size * cfg.data.max_length
+    if rows > MOST_ROWS:
+        raise ValueError(
+            f"data.batch_size * data.max_length must be at most {MOST_ROWS} on mps, "
+            f"got {rows}: gradients of larger products have been wrong there (pytorch/"
+            "pytorch#177116); train.accumulation makes the same step of smaller batches"
+        )
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with torch tensors for its NumPy arrays."""
-    arrays = {f.name: getattr(batch, f.name) for f in fields(Batch)}
-    documents = arrays.pop("num_documents")
-    tensors = {}
-    for name, array in arrays.items():
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
         array = np.ascontiguousarray(array)
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-        tensors[name] = tensor.to(device, torch.int64 if name in INDICES else None)
-    return Batch(**tensors, num_documents=documents)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+    made = batch.changed(lambda array: tensor(array).to(device))
+    indices = {name: getattr(made, name).to(torch.int64) for name in INDICES}
+    return replace(made, **indices)
 
 
 def memory_in_use(device: torch.device) -> dict[str, float]:
@@ -86,6 +110,40 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an operation failed for want of memory, on any device."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
+    )
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Where memory runs out and nothing can be halved, one line for the user.
+
+    Raises:
+      MemoryError: for torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise does_not_fit("the run", error) from error
+
+
+def more_splits(rows: int, splits: int, error: RuntimeError) -> int:
+    """Into how many parts a micro-batch of so many rows is cut next.
+
+    Raises:
+      MemoryError: if one row is too much.
+    """
+    finer = [n for n in range(splits + 1, rows + 1) if rows % n == 0]
+    if not finer:
+        raise does_not_fit("a micro-batch of one row", error)
+    return finer[0]
+
+
+def does_not_fit(what: str, error: RuntimeError) -> MemoryError:
+    """The line that says so, with torch's own reason."""
+    return MemoryError(
+        f"{what} must fit into memory, got: {str(error).splitlines()[0]} (less "
+        "data.max_length, a smaller model, or machine.rematerialise)"
     )

@@ -2,15 +2,20 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shared.batches import Batch
+from shared.batches import Batch, micro_batches
 from shared.inputs import Inputs, make_batches
-from wmtp_torch_mps.critic import micro_batches
-from wmtp_torch_mps.device import to_device
+from wmtp_torch_mps.device import (
+    empty_cache,
+    is_out_of_memory,
+    more_splits,
+    to_device,
+)
 from wmtp_torch_mps.loss import add_gradients, run_trunk
 from wmtp_torch_mps.model import WMTP, named
 from wmtp_torch_mps.probes import probes_of
@@ -22,27 +27,36 @@ from wmtp_torch_mps.step import divide, loss_unit
 ROWS = 8  # of logits that are compared
 
 
-def test_device(inputs: Inputs) -> None:
+def test_device(inputs: Inputs) -> int:
     """Runs the self-test where the device is mps and the config asks for it.
 
     On random weights and signals: a resumed run may have neither at hand yet.
 
+    Returns:
+      Into how many parts a micro-batch was cut, as memory ran out; 1 is whole.
+
     Raises:
       DeviceFault: if the device computes something else than the CPU.
+      MemoryError: if not even one row fits.
     """
-    cfg = inputs.cfg
-    if inputs.device.type != "mps" or not cfg.machine.self_test:
-        return
+    cfg, device = inputs.cfg, inputs.device
+    if device.type != "mps" or not cfg.machine.self_test:
+        return 1
     model = WMTP(cfg)
     init_params(model)
     train, _ = make_batches(cfg, inputs.splits, None)
-    batch = with_signals(micro_batches(next(train))[0])
-
-    def compute(where: torch.device) -> dict[str, Tensor]:
-        return batch_numbers(model, batch, where)
-
-    probes = probes_of(cfg)
-    self_test(compute, inputs.device, probes=probes, dtype=cfg.machine.dtype)
+    batches, probes, splits = next(train), probes_of(cfg), 1
+    while True:
+        batch = with_signals(micro_batches(batches, splits)[0])
+        compute = partial(batch_numbers, model, batch)
+        try:
+            self_test(compute, device, probes=probes, dtype=cfg.machine.dtype)
+            return splits
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            splits = more_splits(cfg.data.batch_size, splits, error)
+        empty_cache(device, 0, 1)
 
 
 def with_signals(batch: Batch) -> Batch:

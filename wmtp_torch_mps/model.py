@@ -114,8 +114,7 @@ class WMTP(nn.Module):
         self.final_norm = [trunk.get_submodule(norm)]
         self.last_layer = [trunk.get_submodule(layers)[-1]]
         if cfg.machine.rematerialise:
-            again = {"use_reentrant": False}
-            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
         heads, last = cfg.heads, self.last_layer[0]
         made = {
             "linear": lambda: nn.Linear(cfg.model.width, cfg.model.vocab_size, False),
@@ -218,7 +217,9 @@ def forward(
       dropping: whether dropout is on (`cfg.model.dropout`).
     """
     trunk = model.base.base_model
-    model.train(dropping or model.cfg.machine.rematerialise)
+    # `transformers` rematerialises in training mode alone, in which dropout is on too.
+    again = model.cfg.machine.rematerialise and model.cfg.model.dropout == 0
+    model.train(dropping or again)
     mask_B1LL = attention_mask(document_BL, compute_dtype(model))
     place: dict[str, Any] = {"attention_mask": mask_B1LL}
     seen: list[Tensor] = []

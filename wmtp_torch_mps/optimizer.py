@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shared.config import Config, OptimizerConfig
+from shared.config import OptimizerConfig
+from shared.state_header import moment_names
 from wmtp_torch_mps.model import WMTP, group_of, named
 
-# Optimizer -> its moments, as torch names them, in the order first, second.
+# Optimizer -> its moments (`moment_names`), as torch names them.
 MOMENTS = {
     "adamw": {"first": "exp_avg", "second": "exp_avg_sq"},
     "lion": {"first": "exp_avg"},
@@ -57,16 +58,17 @@ class Lion(torch.optim.Optimizer):
                 moment.lerp_(p.grad, 1 - beta2)
 
 
-def make_optimizer(cfg: Config, model: WMTP) -> torch.optim.Optimizer:
+def make_optimizer(
+    rule: OptimizerConfig, parameters: dict[str, nn.Parameter]
+) -> torch.optim.Optimizer:
     """The update rule, with a rate per group and decay on matrices only.
 
     A parameter group has the fields `name` (trunk, heads, value) and `scale`, over the
     schedule's rate.
     """
-    rule = cfg.optimizer
     scales = {"heads": rule.head_lr_scale, "value": rule.value_lr_scale}
     groups: dict[tuple[str, bool], list[Tensor]] = {}
-    for name, parameter in named(model).items():
+    for name, parameter in parameters.items():
         key = group_of(name), decays(name, parameter)
         groups.setdefault(key, []).append(parameter)
     made = [
@@ -105,14 +107,14 @@ def moments_of(
 ) -> dict[str, dict[str, Tensor]]:
     """Moment -> name of the parameter -> tensor; zeros before the first update."""
     cfg = model.cfg.optimizer
-    if cfg.name == "sgd" and cfg.beta1 == 0:
-        return {}
     return {
         moment: {
-            name: optimizer.state.get(p, {}).get(key, torch.zeros_like(p))
+            name: optimizer.state.get(p, {}).get(
+                MOMENTS[cfg.name][moment], torch.zeros_like(p)
+            )
             for name, p in named(model).items()
         }
-        for moment, key in MOMENTS[cfg.name].items()
+        for moment in moment_names(cfg)
     }
 
 
@@ -120,9 +122,9 @@ def restore_moments(
     optimizer: torch.optim.Optimizer,
     model: WMTP,
     moments: dict[str, dict[str, Tensor]],
-    step: int,
+    updates: int,
 ) -> None:
-    """The inverse of `moments_of`, after `step` updates."""
+    """The inverse of `moments_of`, after so many updates."""
     name_of = model.cfg.optimizer.name
     for moment, tensors in moments.items():
         key = MOMENTS[name_of][moment]
@@ -130,4 +132,4 @@ def restore_moments(
             state = optimizer.state[parameter]
             state[key] = tensors[name].to(parameter.device, parameter.dtype)
             if name_of == "adamw":
-                state["step"] = torch.tensor(float(step), device=parameter.device)
+                state["step"] = torch.tensor(float(updates), device=parameter.device)

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from shared import axes, weighting
 from shared.config import Config
+from wmtp_torch_mps.optimizer import make_optimizer, set_rates
 from wmtp_torch_mps.self_test import GRADIENT, Compute
+from wmtp_torch_mps.state import make_scaler
 
-LARGEST_SAFE = 32_768  # rows of one product (pytorch/pytorch#177116)
 HEAD_ROWS = 256  # enough to be cut into tiles; a vocabulary of 50 257 then takes 50 MB
 WIDTH = 16
 
@@ -27,15 +28,14 @@ def probes_of(cfg: Config) -> dict[str, Compute]:
     """What a run of this config computes of what has been wrong, by name."""
     rows = cfg.data.batch_size * cfg.data.max_length
     head_rows = min(rows, HEAD_ROWS)
-    chosen: dict[str, Compute] = {
+    return {
+        f"linear over {rows} rows": partial(linear, rows),
         "unembedding": partial(unembedding, head_rows, cfg.model.vocab_size),
         "activations": activations,
         "views": views,
         "weights": weights,
+        "updates": partial(updates, cfg),
     }
-    if rows > LARGEST_SAFE:
-        chosen[f"linear over {rows} rows"] = partial(linear, rows)
-    return chosen
 
 
 def linear(rows: int, device: torch.device) -> dict[str, Tensor]:
@@ -128,6 +128,28 @@ def weights(device: torch.device) -> dict[str, Tensor]:
         ),
     }
     return {name: x.cpu() for name, x in found.items()}
+
+
+def updates(cfg: Config, device: torch.device) -> dict[str, Tensor]:
+    """Three updates by the run's optimizer, of small parameters.
+
+    In float16 the second has a gradient that is not finite, and must change nothing
+    (older fused kernels of mps did not ask: pytorch/pytorch#186360).
+    """
+    start = {"matrix.weight": _numbers(12, 40, WIDTH), "bias": _numbers(13, WIDTH)}
+    parameters = {name: nn.Parameter(x.to(device)) for name, x in start.items()}
+    optimizer = make_optimizer(cfg.optimizer, parameters)
+    scaler = make_scaler(cfg, device)
+    set_rates(optimizer, 0.1, frozen=False)
+    for number in range(3):
+        overflow = math.inf if scaler.is_enabled() and number == 1 else 1.0
+        for seed, parameter in enumerate(parameters.values(), 14 + 2 * number):
+            gradient = _numbers(seed, *parameter.shape).to(device)
+            parameter.grad = gradient * (overflow * scaler.get_scale())
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return {name: x.detach().cpu() for name, x in parameters.items()}
 
 
 def _numbers(seed: int, *shape: int) -> Tensor:

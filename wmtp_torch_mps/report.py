@@ -8,6 +8,7 @@ import torch
 
 from shared import report
 from shared.inputs import Inputs, count_steps, make_batches
+from shared.state_header import moment_names
 from wmtp_torch_mps.device import peak_memory
 from wmtp_torch_mps.model import WMTP, group_of, named
 from wmtp_torch_mps.state import TrainState
@@ -35,8 +36,8 @@ def dry_run(inputs: Inputs) -> None:
         model = WMTP(cfg)
     counts = count_parameters(model)
     train, validation = make_batches(cfg, inputs.splits, None)
-    moments = {"adamw": 2, "lion": 1, "sgd": int(cfg.optimizer.beta1 > 0)}
-    held = 4 * sum(counts.values()) * (2 + moments[cfg.optimizer.name])
+    arrays = 2 + len(moment_names(cfg.optimizer))
+    held = 4 * sum(counts.values()) * arrays
     rows = [
         ("device", str(inputs.device)),
         ("memory: parameters, gradients, moments", f"{held / MIB:,.0f} MiB"),
@@ -51,7 +52,7 @@ def machine(state: TrainState) -> dict[str, Any]:
     return {
         "parameters": count_parameters(state.params),
         "device": str(device),
-        "peak_memory_mib": round(peak_memory(device) / MIB),
+        "peak_memory_mib": round(max(state.peak_bytes, peak_memory(device)) / MIB),
         "micro_batch_splits": state.splits,
         "skipped_updates": state.skipped,
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from shared.config import Config
-from wmtp_torch_mps.model import WMTP
+from wmtp_torch_mps.model import WMTP, named
 from wmtp_torch_mps.optimizer import make_optimizer
 from wmtp_torch_mps.start import load_params
 
@@ -22,6 +22,7 @@ class TrainState:
       scaler: of the loss, for float16; disabled otherwise.
       splits: into how many parts a micro-batch is cut since memory ran out; 1 is whole.
       skipped: updates not made, as a float16 gradient was not finite.
+      peak_bytes: the most memory that was in use after a step, of this process.
     """
 
     step: int
@@ -30,6 +31,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     splits: int = 1
     skipped: int = 0
+    peak_bytes: int = 0
 
 
 def make_state(cfg: Config, device: torch.device) -> TrainState:
@@ -42,12 +44,12 @@ def init_state(model: WMTP) -> TrainState:
     return TrainState(
         step=0,
         params=model,
-        optimizer=make_optimizer(model.cfg, model),
-        scaler=_make_scaler(model.cfg, model.device),
+        optimizer=make_optimizer(model.cfg.optimizer, named(model)),
+        scaler=make_scaler(model.cfg, model.device),
     )
 
 
-def _make_scaler(cfg: Config, device: torch.device) -> torch.amp.GradScaler:
+def make_scaler(cfg: Config, device: torch.device) -> torch.amp.GradScaler:
     """Scales float16 gradients up, so that small ones are not lost, or does nothing."""
     half = cfg.machine.dtype == "float16"
     scaler = torch.amp.GradScaler(device.type, init_scale=SCALE, enabled=half)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.batches import Batch
+from shared.batches import Batch, micro_batches
 from shared.config import Config
 from shared.scores import Extremes, Sums, combine, gradient_scales, step_metrics
 from wmtp_torch_mps import critic
@@ -26,6 +26,8 @@ from wmtp_torch_mps.device import (
     empty_cache,
     is_out_of_memory,
     memory_in_use,
+    more_splits,
+    peak_memory,
     to_device,
 )
 from wmtp_torch_mps.heads import head_states
@@ -62,8 +64,9 @@ def train_step(
         metrics["loss_scale"] = scaler.get_scale()
         state.skipped += metrics["loss_scale"] < before
     state.step += 1
-    empty_cache(device, state.step, cfg.machine.empty_cache_every)
     metrics |= memory_in_use(device)
+    state.peak_bytes = max(state.peak_bytes, peak_memory(device))
+    empty_cache(device, state.step, cfg.machine.empty_cache_every)
     if state.splits > 1:
         metrics["micro_batch_rows"] = cfg.data.batch_size // state.splits
     return state, metrics
@@ -86,16 +89,11 @@ def _accumulate(
             if not is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0]
+            rows = batches.tokens_BL.shape[1]
+            state.splits = more_splits(rows, state.splits, error)
+        # Only here has the error, with all tensors that it held, gone.
         state.optimizer.zero_grad(set_to_none=True)
         empty_cache(state.params.device, 0, 1)
-        rows = batches.tokens_BL.shape[1]
-        finer = [n for n in range(state.splits + 1, rows + 1) if rows % n == 0]
-        if not finer:
-            raise MemoryError(
-                f"a micro-batch of one row must fit into memory, got: {reason} (less "
-                "data.max_length, a smaller model, or machine.rematerialise)"
-            )
-        state.splits = finer[0]
         log.warning(
             "out of memory: step %d runs again in micro-batches of %d rows, the same "
             "global batch (%s)",
@@ -112,7 +110,7 @@ def _add_up(
     state.optimizer.zero_grad(set_to_none=True)
     value_gradients: dict[str, Tensor] = {}
     sums = extremes = None
-    for number, batch in enumerate(critic.micro_batches(_cut(batches, state.splits))):
+    for number, batch in enumerate(micro_batches(batches, state.splits)):
         with _dropout_seed(cfg, state.step, number):
             here, extreme = add_gradients(
                 model,
@@ -126,16 +124,6 @@ def _add_up(
     return sums, extremes, value_gradients
 
 
-def _cut(batches: Batch, splits: int) -> Batch:
-    """`[A, B, L]` as `[A * splits, B / splits, L]`."""
-    arrays = dict(vars(batches))
-    documents = arrays.pop("num_documents")
-    L = batches.tokens_BL.shape[2]
-    rows = batches.tokens_BL.shape[1] // splits
-    cut = {name: x.reshape(-1, rows, L) for name, x in arrays.items()}
-    return Batch(**cut, num_documents=documents)
-
-
 def _widest(a: Extremes, b: Extremes) -> Extremes:
     return Extremes(
         torch.minimum(a.smallest, b.smallest), torch.maximum(a.largest, b.largest)
@@ -146,7 +134,8 @@ def _widest(a: Extremes, b: Extremes) -> Extremes:
 def _dropout_seed(cfg: Config, step: int, number: int) -> Iterator[None]:
     """Dropout of a micro-batch depends on seed, step and its number alone."""
     if cfg.model.dropout > 0:
-        torch.manual_seed(((cfg.seed + 1) * 1_000_003 + step) * 1_009 + number)
+        seed = ((cfg.seed + 1) * 1_000_003 + step) * 1_009 + number
+        torch.manual_seed(seed % 2**63)
     yield
 
 
@@ -194,6 +183,7 @@ def _clip(
     for name, parameter in parameters.items():
         groups[group_of(name) == "trunk"].append(parameter.grad)
     trunk, others = (torch.nn.utils.get_total_norm(groups[x]) for x in (True, False))
+    others = others.to(trunk.device)  # with one head of nothing, and on the CPU
     if frozen:
         for gradient in groups[True]:
             gradient.zero_()
@@ -201,7 +191,7 @@ def _clip(
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
     for gradient in groups[True] + groups[False]:
         gradient.mul_(factor)
-    return {"grad_norm_trunk": trunk, "grad_norm_heads": others.to(trunk.device)}
+    return {"grad_norm_trunk": trunk, "grad_norm_heads": others}
 
 
 @torch.no_grad()

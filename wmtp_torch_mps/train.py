@@ -23,7 +23,7 @@ from shared.report import finish, log_stage1, summarize
 from shared.session import finished_already, open_signals, train_to_end
 from shared.tracking import open_trackers
 from wmtp_torch_mps import checkpoint, critic, reference, report
-from wmtp_torch_mps.device import find_device
+from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
 from wmtp_torch_mps.first_batch import test_device
 from wmtp_torch_mps.state import make_state
@@ -34,6 +34,7 @@ log = logging.getLogger("wmtp")
 BACKEND = Backend(
     name=checkpoint.NAME,
     versions={"torch": torch.__version__},
+    kind_of=lambda device: device.type,
     find_device=find_device,
     identify=checkpoint.identify,
     read_trunk=checkpoint.read_trunk,
@@ -50,10 +51,11 @@ def run(cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None) 
     return launch.run(BACKEND, _train, cfg, resume, overrides)
 
 
+@memory_told()
 def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
     cfg, device = inputs.cfg, inputs.device
     started = time.perf_counter()
-    test_device(inputs)  # before anything is computed, and cached, on it
+    splits = test_device(inputs)  # before anything is computed, and cached, on it
     signals = open_signals(inputs, path, BACKEND)
     train, validation = make_batches(cfg, inputs.splits, signals)
     num_steps = count_steps(cfg, train)
@@ -75,6 +77,7 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
             stage1 = critic.train_value_head(state.params, fresh, validation)
             log_stage1(stage1)
             done.stage1 = stage1.summary()
+    state.splits = max(state.splits, splits)
     # A run killed before its first checkpoint starts again, without any row.
     resume_step = (start if found else -1) if resumed else None
     tracker = open_trackers(cfg, path, resume_step=resume_step)

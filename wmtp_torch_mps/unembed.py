@@ -9,8 +9,7 @@ Axes: R rows (positions with a weight above 0), D width, V vocabulary.
 import torch
 from torch import Tensor
 
-# At most this many rows in one product. A linear over more than 32 768 rows has given
-# wrong gradients on MPS (pytorch/pytorch#177116).
+# At most this many rows in one product, far below `device.MOST_ROWS`.
 BLOCK_ROWS = 512
 
 
@@ -71,9 +70,14 @@ def nll_rows(
     return nll_R, gradient_RD
 
 
+def pads(device: torch.device) -> bool:
+    """Whether a last, shorter block is filled up."""
+    return device.type == "mps"
+
+
 def _padded(x: Tensor, rows: int) -> Tensor:
     """Rows of 0 added on MPS, where every new shape is compiled and kept in memory."""
     missing = rows - x.shape[0]
-    if missing <= 0 or x.device.type != "mps":
+    if missing <= 0 or not pads(x.device):
         return x
     return torch.cat([x, x.new_zeros((missing, *x.shape[1:]))])

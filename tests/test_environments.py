@@ -1,0 +1,141 @@
+"""Each trainer, and the tests that need no other, where the other's library is not.
+
+The normal run hides the library from a trainer. The slow one makes environments of
+their own: pip installs what `pyproject.toml` asks for, as `constraints.txt` says.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from importlib.util import find_spec
+
+import pytest
+
+from tests.test_layering import ROOT, imports, touches
+
+JAX = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "orbax", "wmtp_jax")
+TRAINER = "wmtp_torch_mps"
+TORCH = ("torch", "torchgen", TRAINER)
+RUN = (
+    "--algo critic --model smoke --train.max-steps 2 --critic.stage1-epochs 1 "
+    "--reference.epochs 1 --tracking jsonl --run-name one --device cpu"
+).split()
+
+
+# Then come the libraries, a main module, and its arguments.
+HIDING = """
+import runpy, sys
+from importlib.machinery import PathFinder
+
+hidden, module = sys.argv[1].split(","), sys.argv[2]
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        gone = name.split(".")[0] in hidden
+        return None if gone else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+try:
+    __import__(hidden[0])
+except ModuleNotFoundError:
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__")
+else:
+    sys.exit(f"{hidden[0]} is not hidden")
+"""
+
+
+@pytest.mark.parametrize("module, hidden", [("wmtp_jax", TORCH), (TRAINER, JAX)])
+def test_a_trainer_trains_and_exports_while_the_others_library_is_hidden(
+    module, hidden, tmp_path
+):
+    if find_spec("jax" if module == "wmtp_jax" else "torch") is None:
+        pytest.skip(f"nothing here to run {module} with")
+
+    def call(*arguments: str) -> None:
+        command = [sys.executable, "-c", HIDING, ",".join(hidden), *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+
+    call(f"{module}.train", *RUN, "--output-dir", str(tmp_path))
+    assert (tmp_path / "one" / "summary.json").is_file()
+    call(f"{module}.export", str(tmp_path / "one"), "--to", str(tmp_path / "two"))
+    assert (tmp_path / "two" / "training_state.json").is_file()
+
+
+def needs(name: str, seen: set[str]) -> set[str]:
+    """Dotted names of all that a test file imports, itself or by files of the tests."""
+    path = ROOT / "tests" / f"{name}.py"
+    if name in seen or not path.is_file():
+        return set()
+    seen.add(name)
+    found = imports(path.read_text(), "tests")
+    for other in sorted(found):
+        if other.startswith("tests."):
+            found |= needs(other.split(".")[1], seen)
+    return found
+
+
+def files_without(*libraries: str) -> list[str]:
+    """The test files that import none of the libraries."""
+    names = sorted(path.stem for path in (ROOT / "tests").glob("test_*.py"))
+    found = {name: needs(name, set()) for name in names}
+    return [
+        f"tests/{name}.py"
+        for name, imported in found.items()
+        if not any(touches(x, library) for x in imported for library in libraries)
+    ]
+
+
+def test_many_test_files_need_one_trainer_alone():
+    """Or the slow test below would show little."""
+    without_torch, without_jax = files_without(*TORCH), files_without(*JAX)
+    assert {"tests/test_resume.py", "tests/test_tracking.py"} <= set(without_torch)
+    assert {"tests/test_torch_trainer.py", "tests/test_self_test.py"} <= set(
+        without_jax
+    )
+    assert "tests/test_parity.py" not in (*without_torch, *without_jax)
+
+
+def requirements(without: tuple[str, ...], extra: list[str]) -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [x for name in extra for x in project["optional-dependencies"][name]]
+    return [
+        need
+        for need in project["dependencies"] + optional
+        if re.match(r"[\w-]+", need)[0] not in without
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "darwin", reason="the base install has torch there")
+@pytest.mark.parametrize(
+    "module, hidden, extra",
+    [("wmtp_jax", TORCH, ["dev"]), (TRAINER, JAX, ["dev", "torch"])],
+)
+def test_one_trainer_alone(module, hidden, extra, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info"))
+
+    def call(*arguments: str, **options) -> subprocess.CompletedProcess:
+        command = [python, "-m", *arguments]
+        return subprocess.run(command, cwd=source, **options)
+
+    pip = ("pip", "install", "-q", "-c", "constraints.txt")
+    without = hidden if module == TRAINER else ()
+    call(*pip, *requirements(without, extra), check=True)
+    call(*pip, "--no-deps", "-e", ".", check=True)
+    for library in hidden[:2]:
+        found = call("pip", "show", "-q", library, capture_output=True)
+        assert found.returncode == 1, f"{library} has come in"
+    call(f"{module}.train", *RUN, "--output-dir", str(tmp_path), check=True)
+    assert (tmp_path / "one" / "summary.json").is_file()
+    call("pytest", "-n", "2", *files_without(*hidden), check=True)

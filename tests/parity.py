@@ -49,8 +49,9 @@ def jax_forward(
             )
         return found | {"nll_BLK": nll_BLK, "mask_BLK": mask_BLK}
 
-    with jax.enable_x64(dtype == "float64"):
-        found = jax.jit(run)(*jax_arguments(cfg, layout))
+    # Not jitted: so many programs would take minutes to compile.
+    with jax.enable_x64(dtype == "float64"), jax.disable_jit():
+        found = run(*jax_arguments(cfg, layout))
         unembeddings = jax_heads.unembeddings(jax_arguments(cfg, layout)[0])
         return jax.device_get(found | {"unembeddings": unembeddings})
 
@@ -73,7 +74,6 @@ def in_jax(cfg: Config, layout: str) -> dict:
         gradient = jax_step.divide(grad_L, grad_V, sums, cfg)
         return {"gradient": gradient, "loss": sums.loss_sum / sums.weight}
 
-    # Not jitted: so many programs would take minutes to compile.
     with jax.enable_x64(dtype == "float64"), jax.disable_jit():
         params, batch = jax_arguments(cfg, layout)
         nll_BLK, mask_BLK = (jnp.asarray(forward[n]) for n in ("nll_BLK", "mask_BLK"))

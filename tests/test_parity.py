@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shared import weighting
-from shared.config import DEFAULT_RULE, OptimizerConfig
+from shared.config import OptimizerConfig
 from tests import parity
 from tests.minis import ALGOS, HEAD_TYPES, RULES, config, first, gap
 from tests.parity import by_name
@@ -68,56 +68,19 @@ CASES = [(h, a, r) for h in HEAD_TYPES for a in ALGOS for r in RULES]
 LAYOUTS = ("packed", "padded")
 
 
-def number(*names):
-    """Sum of the places of head type, algorithm and rule among their kind."""
-    kinds = [list(HEAD_TYPES), list(ALGOS), list(RULES)]
-    return sum(kind.index(name) for kind, name in zip(kinds, names, strict=False))
-
-
-# The normal run takes half of the cases, in which every two of head type, algorithm and
-# rule meet, with the layouts in turn; the whole suite would pass 15 minutes else.
-IN_TURN = [
-    (h, a, r, LAYOUTS[(number(h) + ALGOS.index(a) // 2) % 2])
-    for h, a, r in CASES
-    if number(h, a, r) % 2 == 0
-]
-OWN_RULE = {"uniform": "uniform", "skip": "skip", "soft": "soft over documents"}
-# In float32, and in the normal run, each algorithm with the rule that is its own.
-IN_FLOAT32 = [
-    (*case, LAYOUTS[number(*case) % 2])
-    for case in CASES
-    if OWN_RULE[DEFAULT_RULE[case[1]]] == case[2]
-]
-OTHERS = [
-    (dtype, *case, layout)
-    for dtype, usual in {"float64": IN_TURN, "float32": IN_FLOAT32}.items()
-    for case in CASES
-    for layout in LAYOUTS
-    if (*case, layout) not in usual
-]
-
-
 @pytest.mark.float64
-@pytest.mark.parametrize("head_type, algo, rule, layout", IN_TURN)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("head_type, algo, rule", CASES)
 def test_everything_agrees_in_float64(head_type, algo, rule, layout, record_property):
     cfg = config(algo, head_type, rule, "float64")
     record_property("parity float64", compare(cfg, layout))
 
 
-@pytest.mark.parametrize("head_type, algo, rule, layout", IN_FLOAT32)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("head_type, algo, rule", CASES)
 def test_everything_agrees_in_float32(head_type, algo, rule, layout, record_property):
     cfg = config(algo, head_type, rule, "float32")
     record_property("parity float32", compare(cfg, layout))
-
-
-@pytest.mark.slow
-@pytest.mark.float64
-@pytest.mark.parametrize("dtype, head_type, algo, rule, layout", OTHERS)
-def test_the_rest_of_the_table_agrees(
-    dtype, head_type, algo, rule, layout, record_property
-):
-    cfg = config(algo, head_type, rule, dtype)
-    record_property(f"parity {dtype}", compare(cfg, layout))
 
 
 @pytest.mark.mps
@@ -151,14 +114,8 @@ def test_equal_scores_give_the_very_same_kept_tokens():
     assert 0.6 < ours.sum() / mask_BLK.sum() < 0.75
 
 
-STEPPED = [
-    pytest.param(h, a, marks=() if number(h, a) % 3 == 0 else pytest.mark.slow)
-    for h in HEAD_TYPES
-    for a in ALGOS
-]
-
-
-@pytest.mark.parametrize("head_type, algo", STEPPED)
+@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
 def test_five_steps_run_the_same_way(head_type, algo, record_property):
     seen = parity.trajectories(config(algo, head_type, "default"), steps=5)
     record_property("parity 5 steps", seen)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,6 +70,17 @@ def small_batch(rows=2, length=16, *, seed=0, vocab=31, lengths=None) -> Batch:
         num_documents=max(map(len, lengths)),
     )
     return batch.changed(jnp.asarray)
+
+
+def plain_nll_heads(states_KBLD, targets_BLK, shared_VD, own_KVD):
+    """`nll_BLK` as one would write it, with all the logits, to be differentiated."""
+    nll = []
+    for k, states_BLD in enumerate(states_KBLD):
+        matrix_VD = shared_VD if k == 0 or own_KVD is None else own_KVD[k - 1]
+        log_p_BLV = jax.nn.log_softmax(states_BLD @ matrix_VD.T)
+        chosen_BL1 = jnp.take_along_axis(log_p_BLV, targets_BLK[:, :, k, None], axis=2)
+        nll.append(-chosen_BL1[:, :, 0])
+    return jnp.stack(nll, axis=2)
 
 
 def micro_batches(batch: Batch, accumulation: int) -> Batch:

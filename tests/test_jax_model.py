@@ -1,4 +1,4 @@
-"""The decoder: packing, heads, the start of training, memory-lean nll."""
+"""The decoder: packing, heads, the start of training."""
 
 from dataclasses import replace
 
@@ -45,7 +45,10 @@ def head_states(params, outputs, config, cfg=CFG):
 
 def all_nll(params, config, outputs, targets_BLK, cfg=CFG):
     states_KBLD = head_states(params, outputs, config, cfg)
-    return unembed.nll_heads(states_KBLD, targets_BLK, *heads.unembeddings(params))
+    everywhere_BLK = jnp.ones(targets_BLK.shape, bool)
+    return unembed.nll_heads(
+        states_KBLD, targets_BLK, everywhere_BLK, *heads.unembeddings(params)
+    )
 
 
 def random_tokens(*shape, seed=0):
@@ -118,7 +121,12 @@ def test_every_head_gets_a_gradient_and_scales_the_trunks(head_type):
     def far_loss(params, scale, k):
         cfg = replace(config, trunk_gradient_scale=scale)
         outputs = run(params, tokens_BL, np.ones((2, 8)))
-        return jnp.sum(all_nll(params, cfg, outputs, targets_BLK)[:, :, k])
+        factor_BLK = jnp.zeros(targets_BLK.shape).at[:, :, k].set(1.0)
+        states_KBLD = head_states(params, outputs, cfg)
+        kept_BLK = factor_BLK > 0
+        return unembed.weighted_nll_heads(
+            states_KBLD, targets_BLK, kept_BLK, factor_BLK, *heads.unembeddings(params)
+        )[0]
 
     def norms(scale, k):
         grad = jax.grad(far_loss)(params, scale, k)
@@ -149,100 +157,3 @@ def test_dropout_needs_a_key_and_depends_on_it():
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert bool(jnp.any(outputs[2] != outputs[3]))
     assert bool(jnp.any(outputs[0] != outputs[2]))
-
-
-def plain_nll(states_RD, unembed_VD, targets_R):
-    logits_RV = np.asarray(states_RD, np.float64) @ np.asarray(unembed_VD, np.float64).T
-    top = logits_RV.max(1, keepdims=True)
-    lse_R = np.log(np.exp(logits_RV - top).sum(1)) + top[:, 0]
-    return lse_R - logits_RV[np.arange(len(targets_R)), targets_R]
-
-
-@pytest.mark.parametrize(
-    "rows, vocab, offset, dtype, tolerance",
-    [
-        (7, 31, 0.0, "float32", 1e-5),
-        (64, 31, 0.0, "float32", 1e-5),
-        (65, 50_257, -80.0, "float32", 2e-5),
-        (16, 50_257, -80.0, "bfloat16", 2e-2),
-    ],
-)
-def test_nll_rows_is_exact_for_any_rows_vocabulary_and_level(
-    rows, vocab, offset, dtype, tolerance
-):
-    rng = np.random.default_rng(0)
-    states_RD = jnp.asarray(rng.normal(size=(rows, 8)), dtype)
-    unembed_VD = jnp.asarray(rng.normal(size=(vocab, 8)), "float32")
-    # One constant feature lifts all logits of a row by `offset`.
-    states_RD = states_RD.at[:, 0].set(1.0)
-    unembed_VD = unembed_VD.at[:, 0].set(offset)
-    targets_R = rng.integers(0, vocab, rows)
-    got_R = unembed.nll_rows(states_RD, unembed_VD, targets_R, block_rows=16)
-    rounded_VD = unembed_VD.astype(dtype)
-    expected_R = plain_nll(states_RD, rounded_VD, targets_R)
-    assert got_R.dtype == jnp.float32
-    np.testing.assert_allclose(got_R, expected_R, rtol=tolerance)
-
-
-def test_nll_rows_gradient_and_memory():
-    rng = np.random.default_rng(1)
-    states_RD = jnp.asarray(rng.normal(size=(40, 8)), "float32")
-    unembed_VD = jnp.asarray(rng.normal(size=(31, 8)), "float32")
-    targets_R = rng.integers(0, 31, 40)
-
-    def blocked(states_RD, unembed_VD, block_rows):
-        nll_R = unembed.nll_rows(
-            states_RD, unembed_VD, targets_R, block_rows=block_rows
-        )
-        return jnp.sum(nll_R * jnp.arange(40.0))
-
-    def plain(states_RD, unembed_VD):
-        log_p_RV = jax.nn.log_softmax(states_RD @ unembed_VD.T)
-        return -jnp.sum(log_p_RV[jnp.arange(40), targets_R] * jnp.arange(40.0))
-
-    expected = jax.grad(plain, argnums=(0, 1))(states_RD, unembed_VD)
-    got = jax.grad(blocked, argnums=(0, 1))(states_RD, unembed_VD, 16)
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-    def temporary_bytes(block_rows, rows=4096, vocab=2000):
-        shapes = (
-            jax.ShapeDtypeStruct((rows, 8), jnp.float32),
-            jax.ShapeDtypeStruct((vocab, 8), jnp.float32),
-        )
-        grad = jax.grad(
-            lambda s, w: jnp.sum(
-                unembed.nll_rows(s, w, jnp.zeros(rows, int), block_rows=block_rows)
-            ),
-            argnums=(0, 1),
-        )
-        compiled = jax.jit(grad).lower(*shapes).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    whole = 4096 * 2000 * 4
-    assert temporary_bytes(128) < 0.25 * whole  # one block, not all the logits
-    assert temporary_bytes(4096) >= whole  # the check does see logits that are kept
-
-
-def test_blocks_add_up_the_gradient_of_the_unembedding_in_float32():
-    """In bfloat16 the error must not grow with the number of blocks."""
-    rng = np.random.default_rng(2)
-    states_RD = jnp.asarray(rng.normal(size=(2048, 8)), "bfloat16")
-    unembed_VD = jnp.asarray(rng.normal(size=(31, 8)), "float32")
-    targets_R = rng.integers(0, 31, 2048)
-
-    def gradient(states_RD, block_rows):
-        def total(unembed_VD):
-            nll_R = unembed.nll_rows(
-                states_RD, unembed_VD, targets_R, block_rows=block_rows
-            )
-            return jnp.sum(nll_R)
-
-        return np.asarray(jax.jit(jax.grad(total))(unembed_VD))
-
-    exact = gradient(states_RD.astype("float32"), 2048)
-    one, many = (
-        np.linalg.norm(gradient(states_RD, rows) - exact) / np.linalg.norm(exact)
-        for rows in (2048, 16)
-    )
-    assert 0 < many < 1.3 * one < 0.01

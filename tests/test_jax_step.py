@@ -10,7 +10,12 @@ import pytest
 
 from shared.config import HeadsConfig, ModelConfig, OptimizerConfig, TrainConfig
 from shared.scores import step_metrics
-from tests.small import micro_batches, small_batch, small_config
+from tests.small import (
+    micro_batches,
+    plain_nll_heads,
+    small_batch,
+    small_config,
+)
 from wmtp_jax import critic, heads, loss, optimizer, sharding, step
 from wmtp_jax.start import init_params
 from wmtp_jax.state import init_state, make_state
@@ -82,7 +87,7 @@ def test_every_head_learns_its_own_target_and_no_other(head_type):
     _, right_BLK, mask_BLK = loss.run_heads(state.params, batch, cfg)
     states = heads.head_states(state.params, run_trunk(state.params, batch, cfg), cfg)
     wrong_targets = loss.shift_targets(shifted.tokens_BL, num_heads=K)
-    wrong_BLK = loss.unembed.nll_heads(
+    wrong_BLK = plain_nll_heads(
         states, jnp.asarray(wrong_targets), *heads.unembeddings(state.params)
     )
     valid_BLK = np.asarray(mask_BLK) & (np.arange(L)[None, :, None] < L - K - 1)
@@ -139,8 +144,10 @@ def test_no_gradient_flows_through_the_weights(algo):
     w_BLK, *_ = weights_of(params, batch, cfg)
 
     def constant(params):
-        _, nll_BLK, _ = loss.run_heads(params, batch, cfg)
-        return jnp.sum(w_BLK * nll_BLK)
+        states_KBLD = heads.head_states(params, run_trunk(params, batch, cfg), cfg)
+        targets_BLK, _ = loss.targets_of(batch, cfg)
+        unembeddings = heads.unembeddings(params)
+        return jnp.sum(w_BLK * plain_nll_heads(states_KBLD, targets_BLK, *unembeddings))
 
     def ours(params):
         return loss.micro_batch_sums(params, batch, cfg)[0].loss_sum

@@ -1,17 +1,32 @@
 """Scores, weights and loss of one micro-batch.
 
-    trunk -> nll_BLK (and values) -> score_BL -> w_BLK (constants) -> (sum, weight)
+    trunk -> (head 0's nll, values) -> score_BL -> w_BLK (constants)
+          -> heads over the rows that weigh something -> (sum, weight)
+
+Weights come before the heads, so a row of weight 0 is never multiplied with an
+unembedding (`unembed.py`).
 
 Axes: B rows, L positions, K heads, D width.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from shared import weighting
 from shared.batches import Batch
 from shared.config import Config
-from shared.scores import Extremes, Sums, add_up, score_tokens, weigh
+from shared.scores import (
+    Extremes,
+    Sums,
+    add_up,
+    head_weights,
+    needs_nll,
+    score_tokens,
+    weigh,
+)
 from shared.targets import shift_targets, target_mask
 from wmtp_jax import critic, heads, model, unembed
 
@@ -28,14 +43,14 @@ jax.tree_util.register_dataclass(Sums)
 jax.tree_util.register_dataclass(Extremes)
 
 
-def run_heads(
+def run_trunk(
     params: model.Params,
     batch: Batch,
     cfg: Config,
     dropout_key: jax.Array | None = None,
-) -> tuple[model.Outputs, jax.Array, jax.Array]:
-    """One pass of trunk and heads: `(outputs, nll_BLK, mask_BLK)`."""
-    outputs = model.forward(
+) -> model.Outputs:
+    """One pass of the trunk over a batch."""
+    return model.forward(
         params["trunk"],
         batch.tokens_BL,
         batch.positions_BL,
@@ -44,12 +59,25 @@ def run_heads(
         cfg.machine,
         dropout_key=dropout_key,
     )
+
+
+def targets_of(batch: Batch, cfg: Config) -> tuple[jax.Array, jax.Array]:
+    """`(targets_BLK, mask_BLK)`."""
+    K = cfg.heads.count
+    mask_BLK = target_mask(batch.document_BL, batch.target_BL, num_heads=K)
+    return shift_targets(batch.tokens_BL, num_heads=K), mask_BLK
+
+
+def run_heads(
+    params: model.Params, batch: Batch, cfg: Config, *, mesh: Mesh | None = None
+) -> tuple[model.Outputs, jax.Array, jax.Array]:
+    """A pass without gradient: `(outputs, nll_BLK, mask_BLK)`, nll 0 off the mask."""
+    outputs = run_trunk(params, batch, cfg)
     states_KBLD = heads.head_states(params, outputs, cfg)
-    targets_BLK = shift_targets(batch.tokens_BL, num_heads=cfg.heads.count)
-    mask_BLK = target_mask(
-        batch.document_BL, batch.target_BL, num_heads=cfg.heads.count
+    targets_BLK, mask_BLK = targets_of(batch, cfg)
+    nll_BLK = unembed.nll_heads(
+        states_KBLD, targets_BLK, mask_BLK, *heads.unembeddings(params), mesh=mesh
     )
-    nll_BLK = unembed.nll_heads(states_KBLD, targets_BLK, *heads.unembeddings(params))
     return outputs, nll_BLK, mask_BLK
 
 
@@ -58,24 +86,64 @@ def micro_batch_sums(
     batch: Batch,
     cfg: Config,
     dropout_key: jax.Array | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Sums, Extremes]:
     """Numerators and denominators of one micro-batch.
 
     `loss_sum` and `value_sum` carry gradients; everything else is for the denominators
     and the log.
     """
-    outputs, nll_BLK, mask_BLK = run_heads(params, batch, cfg, dropout_key)
+    outputs = run_trunk(params, batch, cfg, dropout_key)
+    targets_BLK, mask_BLK = targets_of(batch, cfg)
     value_BL, value = None, (jnp.zeros(()), jnp.zeros(()))
     if cfg.algo == "critic":
-        hidden_BLD = outputs.hidden_BLD
-        if not cfg.critic.trunk_gradient:
-            hidden_BLD = jax.lax.stop_gradient(hidden_BLD)
-        value_BL = critic.read_values(params["value"], hidden_BLD)
-        _, _, return_BL = critic.value_targets(
-            value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
-        )
-        value = weighting.value_loss(value_BL, return_BL, batch.target_BL)
-    score_BL = score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
-    # Weights are constants of the loss: the one place where their gradient is stopped.
+        value_BL, value = _value_loss(params, outputs, batch, cfg)
+    unembeddings = heads.unembeddings(params)
+    nll_BL = None
+    if needs_nll(cfg):
+        first = (outputs.hidden_BLD, targets_BLK[:, :, :1], mask_BLK[:, :, :1])
+        nll_BL = _head_0_nll(*first, unembeddings[0], mesh)
+    score_BL = score_tokens(nll_BL, value_BL, batch, cfg)
+    # Weights are constants of the loss: the place where their gradient is stopped.
     w_BLK = jax.lax.stop_gradient(weigh(score_BL, mask_BLK, batch, cfg))
-    return add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
+    head_weight_K = jnp.asarray(head_weights(cfg), w_BLK.dtype)
+    loss_sum, nll_BLK = unembed.weighted_nll_heads(
+        heads.head_states(params, outputs, cfg),
+        targets_BLK,
+        w_BLK > 0,
+        w_BLK * head_weight_K[None, None],
+        *unembeddings,
+        mesh=mesh,
+    )
+    sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
+    return replace(sums, loss_sum=loss_sum), extremes
+
+
+def _head_0_nll(
+    hidden_BLD: jax.Array,
+    targets_BL1: jax.Array,
+    mask_BL1: jax.Array,
+    unembed_VD: jax.Array,
+    mesh: Mesh | None,
+) -> jax.Array:
+    """Head 0's nll of every target, for scores; one product a row, no gradient."""
+    states_1BLD, unembed_VD = jax.lax.stop_gradient((hidden_BLD[None], unembed_VD))
+    nll_BL1 = unembed.nll_heads(
+        states_1BLD, targets_BL1, mask_BL1, unembed_VD, None, mesh=mesh
+    )
+    return nll_BL1[:, :, 0]
+
+
+def _value_loss(
+    params: model.Params, outputs: model.Outputs, batch: Batch, cfg: Config
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """`value_BL`, and sum and count of the value loss."""
+    hidden_BLD = outputs.hidden_BLD
+    if not cfg.critic.trunk_gradient:
+        hidden_BLD = jax.lax.stop_gradient(hidden_BLD)
+    value_BL = critic.read_values(params["value"], hidden_BLD)
+    _, _, return_BL = critic.value_targets(
+        value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
+    )
+    return value_BL, weighting.value_loss(value_BL, return_BL, batch.target_BL)

@@ -51,7 +51,7 @@ def measure_ref_nll(
     """`ref_nll[j]` of every token of every document; 0 where it is no target."""
 
     def head_0_nll(params: model.Params, batch: Batch) -> jax.Array:
-        _, nll_BLK, _ = run_heads(params, batch, cfg)
+        _, nll_BLK, _ = run_heads(params, batch, cfg, mesh=mesh)
         nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
         return jnp.where(batch.target_BL, nll_BL, 0.0)
 

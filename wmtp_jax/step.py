@@ -24,7 +24,12 @@ from wmtp_jax.state import TrainState
 
 
 def gradients(
-    params: Any, batch: Batch, cfg: Config, dropout_key: jax.Array | None
+    params: Any,
+    batch: Batch,
+    cfg: Config,
+    dropout_key: jax.Array | None,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, Any, Sums, Extremes]:
     """`(grad_L, grad_V, sums, extremes)` of one micro-batch; grad_V is `{}` if none.
 
@@ -33,7 +38,7 @@ def gradients(
     """
 
     def losses(params):
-        sums, extremes = micro_batch_sums(params, batch, cfg, dropout_key)
+        sums, extremes = micro_batch_sums(params, batch, cfg, dropout_key, mesh=mesh)
         return (sums.loss_sum, sums.value_sum), (sums, extremes)
 
     _, pull_back, (sums, extremes) = jax.vjp(losses, params, has_aux=True)
@@ -49,16 +54,23 @@ def gradients(
 
 
 def accumulate(
-    state: TrainState, batches: Batch, cfg: Config
+    state: TrainState, batches: Batch, cfg: Config, *, mesh: Mesh | None = None
 ) -> tuple[Any, Sums, Extremes]:
     """Gradient of the loss over all micro-batches `[A, B, L]`, divided once."""
     step_key = jax.random.fold_in(state.key, state.step)
     use_dropout = cfg.model.dropout > 0
 
-    def micro(carry, inputs):
-        number, batch = inputs
+    def one(number, batch):
         key = jax.random.fold_in(step_key, number) if use_dropout else None
-        grad_L, grad_V, sums, extremes = gradients(state.params, batch, cfg, key)
+        return gradients(state.params, batch, cfg, key, mesh=mesh)
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    if batches.tokens_BL.shape[0] == 1:  # nothing to add up: two passes less
+        grad_L, grad_V, sums, extremes = one(0, first)
+        return divide(grad_L, grad_V, sums, cfg), sums, extremes
+
+    def micro(carry, inputs):
+        grad_L, grad_V, sums, extremes = one(*inputs)
         (total_L, total_V, total), extreme = carry
         added = jax.tree.map(jnp.add, (total_L, total_V, total), (grad_L, grad_V, sums))
         extreme = Extremes(
@@ -67,8 +79,7 @@ def accumulate(
         )
         return (added, extreme), None
 
-    first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(lambda: gradients(state.params, first, cfg, None)[:3])
+    shapes = jax.eval_shape(lambda: one(0, first)[:3])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     start = (zeros, Extremes(jnp.array(jnp.inf), jnp.array(-jnp.inf)))
     numbers = jnp.arange(batches.tokens_BL.shape[0])
@@ -97,9 +108,10 @@ def train_step(
     cfg: Config,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update over the micro-batches `[A, B, L]`: `(new state, metrics)`."""
-    gradient, sums, extremes = accumulate(state, batches, cfg)
+    gradient, sums, extremes = accumulate(state, batches, cfg, mesh=mesh)
     metrics = step_metrics(sums, extremes, cfg)
     metrics["grad_norm_trunk"] = optax.tree.norm(gradient["trunk"])
     others = {name: group for name, group in gradient.items() if name != "trunk"}
@@ -129,7 +141,7 @@ def make_train_step(
 
     def step(state: TrainState, batches: Batch):
         traces.append(len(traces))
-        return train_step(state, batches, cfg=cfg, tx=tx, schedule=schedule)
+        return train_step(state, batches, cfg=cfg, tx=tx, schedule=schedule, mesh=mesh)
 
     whole = sharding.replicated(mesh)
     rows = sharding.split_rows(mesh, micro_batches=True)
@@ -142,11 +154,13 @@ def make_train_step(
     return jitted, traces
 
 
-def eval_step(params: Any, batch: Batch, *, cfg: Config) -> dict[str, jax.Array]:
+def eval_step(
+    params: Any, batch: Batch, *, cfg: Config, mesh: Mesh | None = None
+) -> dict[str, jax.Array]:
     """Unweighted sums over every target of `[B, L]` rows, and the critic's readings."""
-    outputs, nll_BLK, mask_BLK = run_heads(params, batch, cfg)
+    outputs, nll_BLK, mask_BLK = run_heads(params, batch, cfg, mesh=mesh)
     result = {
-        "nll_K": jnp.sum(jnp.where(mask_BLK, nll_BLK, 0.0), axis=(0, 1)),
+        "nll_K": jnp.sum(nll_BLK, axis=(0, 1)),
         "count_K": jnp.sum(mask_BLK, axis=(0, 1)),
     }
     if cfg.algo == "critic":
@@ -161,7 +175,7 @@ def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[..., Any]:
     whole = sharding.replicated(mesh)
     rows = sharding.split_rows(mesh, micro_batches=False)
     return jax.jit(
-        lambda params, batch: eval_step(params, batch, cfg=cfg),
+        lambda params, batch: eval_step(params, batch, cfg=cfg, mesh=mesh),
         in_shardings=(whole, rows),
         out_shardings=whole,
     )

@@ -1,0 +1,242 @@
+"""Unembedding and nll of the rows that weigh something: exact, lean, on any device."""
+
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.small import plain_nll_heads
+from wmtp_jax import unembed
+
+K, B, L, D = 3, 4, 40, 8
+
+
+def example(vocab=31, *, own=False, kept=0.7, offset=0.0, dtype="float32", seed=0):
+    """States, targets, factors and unembeddings; a share of the rows has factor 0."""
+    rng = np.random.default_rng(seed)
+    states_KBLD = rng.normal(size=(K, B, L, D))
+    states_KBLD[..., 0] = 1.0  # one constant feature lifts all logits by `offset`
+    matrices = rng.normal(size=(K, vocab, D))
+    matrices[..., 0] = offset
+    factor_BLK = rng.gamma(2, 0.5, (B, L, K)) * (rng.random((B, L, K)) < kept)
+    own_KVD = jnp.asarray(matrices[1:], "float32") if own else None
+    return (
+        jnp.asarray(states_KBLD, dtype),
+        jnp.asarray(rng.integers(0, vocab, (B, L, K)), "int32"),
+        jnp.asarray(factor_BLK, "float32"),
+        jnp.asarray(matrices[0], "float32"),
+        own_KVD,
+    )
+
+
+def ours(states, targets, factor, shared, own, mesh=None):
+    """Sum, nll and the gradients of the sum."""
+
+    def total(states, shared, own):
+        return unembed.weighted_nll_heads(
+            states, targets, factor > 0, factor, shared, own, mesh=mesh
+        )
+
+    which = (0, 1) if own is None else (0, 1, 2)
+    return jax.value_and_grad(total, which, has_aux=True)(states, shared, own)
+
+
+def plain(states, targets, factor, shared, own):
+    def total(states, shared, own):
+        nll_BLK = plain_nll_heads(states, targets, shared, own)
+        return jnp.sum(factor * nll_BLK), nll_BLK
+
+    which = (0, 1) if own is None else (0, 1, 2)
+    return jax.value_and_grad(total, which, has_aux=True)(states, shared, own)
+
+
+def assert_close(found, right, factor, rtol):
+    (total, nll_BLK), gradients = found
+    (expected, expected_BLK), right_gradients = right
+    kept_BLK = np.asarray(factor) > 0
+    np.testing.assert_allclose(total, expected, rtol=rtol)
+    np.testing.assert_allclose(nll_BLK[kept_BLK], expected_BLK[kept_BLK], rtol=rtol)
+    assert not np.asarray(nll_BLK)[~kept_BLK].any()
+    for a, b in zip(gradients, right_gradients, strict=True):
+        size = float(jnp.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=10 * rtol * size)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.7, 1.0])
+def test_sum_nll_and_gradients_are_those_of_the_plain_way(own, kept, monkeypatch):
+    """For any number of kept rows, none included; blocks of 64 and of 16 rows."""
+    monkeypatch.setattr(unembed, "LARGEST_BLOCK", 64)
+    monkeypatch.setattr(unembed, "SMALLEST_BLOCK", 16)
+    arguments = example(own=own, kept=kept)
+    factor = arguments[2]
+    found = jax.jit(ours)(*arguments)
+    assert_close(found, jax.jit(plain)(*arguments), factor, 1e-5)
+    if kept == 0:
+        assert all(not np.asarray(x).any() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_large_vocabulary_far_below_0(own):
+    arguments = example(50_257, own=own, offset=-80.0)
+    assert_close(
+        jax.jit(ours)(*arguments), jax.jit(plain)(*arguments), arguments[2], 2e-5
+    )
+
+
+def test_bfloat16_adds_up_in_float32():
+    """Rounding of the states is what remains, however many blocks there are."""
+    exact = example(257, dtype="bfloat16", kept=1.0)
+    as_float32 = (exact[0].astype("float32"), *exact[1:3], exact[3].astype("bfloat16"))
+    right = plain(*as_float32[:3], as_float32[3].astype("float32"), None)
+    errors = []
+    for rows in (512, 16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(unembed, "LARGEST_BLOCK", rows)
+            patch.setattr(unembed, "SMALLEST_BLOCK", rows)
+            (total, nll_BLK), (states, shared) = jax.jit(partial(ours))(*exact)
+        assert nll_BLK.dtype == total.dtype == shared.dtype == jnp.float32
+        assert states.dtype == jnp.bfloat16
+        np.testing.assert_allclose(total, right[0][0], rtol=1e-4)
+        d_VD = np.asarray(right[1][1])
+        errors.append(np.linalg.norm(shared - d_VD) / np.linalg.norm(d_VD))
+    assert errors[1] < 1.3 * errors[0] < 0.01
+
+
+def test_nll_alone_is_the_same_and_cannot_be_differentiated():
+    states, targets, factor, shared, own = example(own=True)
+    kept = factor > 0
+    nll_BLK = jax.jit(unembed.nll_heads)(states, targets, kept, shared, own)
+    right_BLK = plain_nll_heads(states, targets, shared, own)
+    np.testing.assert_allclose(nll_BLK, jnp.where(kept, right_BLK, 0), rtol=1e-5)
+    first = unembed.nll_heads(
+        states[:1], targets[:, :, :1], kept[:, :, :1], shared, None
+    )
+    np.testing.assert_allclose(first[..., 0], nll_BLK[..., 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.grad(lambda s: jnp.sum(unembed.nll_heads(s, targets, kept, shared, own)))(
+            states
+        )
+
+
+def test_factors_are_constants():
+    states, targets, factor, shared, own = example()
+    kept = factor > 0
+
+    def total(factor):
+        return unembed.weighted_nll_heads(states, targets, kept, factor, shared, own)
+
+    gradient, nll_BLK = jax.grad(total, has_aux=True)(factor)
+    assert not np.asarray(gradient).any()
+    # A factor of 0, say that of a whole head, leaves its nll to be looked at.
+    _, same_BLK = total(0 * factor)
+    np.testing.assert_array_equal(same_BLK, nll_BLK)
+
+
+def test_no_rows_at_all():
+    """R = 0: an empty batch."""
+    states, targets, factor, shared, own = example()
+    (total, nll_BLK), gradients = ours(
+        states[:, :0], targets[:0], factor[:0], shared, own
+    )
+    assert float(total) == 0 and nll_BLK.shape == (0, L, K)
+    assert not any(np.asarray(x).any() for x in gradients)
+
+
+@pytest.mark.parametrize(
+    "rows, vocab, sizes",
+    [
+        (0, 259, (1, 1)),
+        (1, 259, (1, 1)),
+        (100, 259, (64, 64)),
+        (1023, 259, (512, 128)),
+        (8192, 259, (1024, 256)),
+        (8192, 50_257, (1024, 256)),
+        (8192, 262_144, (256, 64)),
+        (8192, 10**8, (1, 1)),
+    ],
+)
+def test_sizes_of_blocks(rows, vocab, sizes):
+    assert unembed.block_sizes(rows, vocab) == sizes
+
+
+def test_turns_are_those_that_the_kept_rows_need(monkeypatch):
+    """The loop counts at run time: one program, more or less work."""
+    monkeypatch.setattr(unembed, "LARGEST_BLOCK", 64)
+    monkeypatch.setattr(unembed, "SMALLEST_BLOCK", 16)
+    traces = []
+
+    def count(kept_R):
+        traces.append(1)
+
+        def turn(index_N, carry):
+            times_R, computed = carry
+            times_R = times_R.at[index_N].add(1, mode="drop")
+            return times_R, computed + index_N.shape[0]
+
+        return unembed._walk(kept_R, 31, turn, (jnp.zeros(kept_R.shape, int), 0))
+
+    jitted = jax.jit(count)
+    for kept, computed in ((0, 0), (1, 16), (48, 48), (49, 64), (64, 64), (70, 80),
+                           (200, 208), (256, 256)):  # fmt: skip
+        mask_R = np.zeros(256, bool)
+        mask_R[np.random.default_rng(kept).permutation(256)[:kept]] = True
+        times_R, seen = jitted(mask_R)
+        np.testing.assert_array_equal(times_R, mask_R)  # each once, others never
+        assert int(seen) == computed
+    assert len(traces) == 1
+
+
+def temporary_bytes(function, rows, vocab):
+    shapes = (
+        jax.ShapeDtypeStruct((1, 1, rows, D), jnp.float32),
+        jax.ShapeDtypeStruct((1, rows, 1), jnp.int32),
+        jax.ShapeDtypeStruct((1, rows, 1), jnp.float32),
+        jax.ShapeDtypeStruct((vocab, D), jnp.float32),
+    )
+    compiled = jax.jit(partial(function, own=None)).lower(*shapes).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_no_logits_outlive_their_block():
+    rows, vocab = 8192, 2000
+    whole = rows * vocab * 4
+    assert temporary_bytes(ours, rows, vocab) < 0.3 * whole  # 1024 rows, 3 buffers
+    assert temporary_bytes(plain, rows, vocab) >= whole  # which keeps them
+
+
+MANY = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tests.test_unembed import assert_close, example, ours
+assert len(jax.devices()) == 4
+mesh = Mesh(jax.devices(), ("data",))
+for own in (False, True):
+    arguments = example(own=own, kept=0.5)
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    first = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    run = jax.jit(
+        lambda *given: ours(*given, mesh=mesh),
+        in_shardings=(rows, first, first, whole, whole if own else None),
+    )
+    assert_close(run(*arguments), ours(*arguments), arguments[2], 1e-5)
+    text = run.lower(*arguments).compile().as_text()
+    bodies = [x for x in text.split("\\n\\n") if "while/body" in x and "ENTRY" not in x]
+    assert bodies and not any(" all-" in body for body in bodies)
+print("same")
+"""
+
+
+def test_four_devices_are_one(monkeypatch):
+    """Each walks over its own rows, and none waits for another inside the loop."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "same"

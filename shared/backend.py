@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shared.config import Config
 from shared.data import Split
+from shared.passes import Answer
 from shared.tree_tensors import Params
-
-Measured = tuple[np.ndarray, ...]  # per document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +30,11 @@ class Backend:
       read_trunk: `(RUN, its config, step or None)` -> `{"trunk": ..., "heads": {}}`.
       place: a NumPy tree (of that config) -> params.
       train_reference: `(cfg, split, device)` -> params of a plain next-token model.
-      measure_ref_nll: `(params, cfg, split, device)` -> nats of each token.
+      make_ref_nll: `(params, cfg, device)` -> what a pass asks: `nll_BL` of a batch, in
+        nats, 0 where a token is no target.
       adopt: `(FOLDER, RUN, cfg, device)`: the state in an exported folder becomes the
         first checkpoint of a new run.
-      measure_scores: `(params, cfg, split, device, pad_id)` -> score `[1]` of each.
+      make_scores: `(params, cfg, device)` -> the same for a reward model's `score_BL`.
     """
 
     name: str
@@ -48,8 +46,8 @@ class Backend:
     adopt: Callable[[Path, Path, Config, Any], None]
     place: Callable[[Params, Config, Any], Any]
     train_reference: Callable[[Config, Split, Any], Any]
-    measure_ref_nll: Callable[[Any, Config, Split, Any], Measured]
-    measure_scores: Callable[[Any, Config, Split, Any, int | None], Measured]
+    make_ref_nll: Callable[[Any, Config, Any], Answer]
+    make_scores: Callable[[Any, Config, Any], Answer]
 
 
 def require_usable(cfg: Config, usable: dict[str, tuple[str, ...]], name: str) -> None:

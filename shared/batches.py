@@ -112,16 +112,19 @@ def control_noise(document: Document, seed: int) -> tuple[np.ndarray, np.ndarray
     return noise_T, permutation_T
 
 
-def _make_batch(
+def make_batch(
     rows: Sequence[Sequence[int]],
     split: Split,
     columns: Columns,
     *,
     shape: tuple[int, ...],
     num_documents: int,
-    seed: int,
+    seed: int | None,
 ) -> Batch:
-    """Fills arrays `[..., L]` of that shape, row after row."""
+    """Fills arrays `[..., L]` of that shape, row after row.
+
+    Without a seed there is no noise, and nothing is permuted.
+    """
     length = shape[-1]
     integers = ("tokens_BL", "document_BL", "positions_BL", "permutation_BL")
     floats = ("ref_nll_BL", "reward_BL", "noise_BL")
@@ -134,7 +137,11 @@ def _make_batch(
         for number, index in enumerate(row, 1):
             document = split.documents[index]
             end = start + len(document.tokens)
-            noise_T, permutation_T = control_noise(document, seed)
+            if seed is None:
+                noise_T = np.zeros(end - start, np.float32)
+                permutation_T = np.arange(end - start, dtype=np.int32)
+            else:
+                noise_T, permutation_T = control_noise(document, seed)
             for name, values in {
                 "tokens_BL": document.tokens,
                 "document_BL": number,
@@ -220,7 +227,7 @@ class TrainBatches:
         start = self._step * self._rows_per_step
         rows = self._rows[start : start + self._rows_per_step]
         rows = rows + [[]] * (self._rows_per_step - len(rows))
-        batch = _make_batch(
+        batch = make_batch(
             rows,
             self.split,
             self.columns,
@@ -265,7 +272,7 @@ def eval_batches(
             rows: list[list[int]] = [[index] for index in here] + [[]] * empty
             shape = (batch_size, length)
             batches.append(
-                _make_batch(
+                make_batch(
                     rows, split, columns, shape=shape, num_documents=1, seed=seed
                 )
             )

@@ -1,29 +1,30 @@
 """Signals: what frozen models say of the data, computed once and cached.
 
 `ref_nll` of a token and the reward of a document never change while the models that
-give them are frozen, so one pass over the data fills a cache on disk, and training pays
-for no such forward at all.
+give them are frozen, so one pass over the data (`signal_parts.py`) fills a cache on
+disk, and training pays for no such forward at all.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from shared import signals, weighting
-from shared.backend import Backend, Measured
+from shared.backend import Backend
 from shared.batches import Columns
 from shared.config import Config, HeadsConfig, WeightingConfig
 from shared.data import Split
 from shared.frozen import Frozen
 from shared.kept_signals import Signals
+from shared.passes import Answer, last_score, token_nll
+from shared.signal_parts import Asked, Measured, find_signal
 
 log = logging.getLogger("wmtp")
 SCORED_SPLITS = ("train", "validation")
-SIGNALS_VERSION = 1  # counted up when a pass here, or the model, gives other numbers
+SIGNALS_VERSION = 2  # counted up when a pass here, or the model, gives other numbers
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,16 @@ def _reference_nll(
             return backend.train_reference(own, splits["reference"], device)
         return backend.place(frozen.load(), own, device)
 
-    def measure(params: Any, split: Split) -> Measured:
-        return backend.measure_ref_nll(params, own, split, device)
-
+    asked = Asked(
+        what="ref_nll",
+        make_answer=cache(lambda: backend.make_ref_nll(load(), own, device)),
+        of_document=token_nll,
+        length_of=lambda document: len(document.tokens),
+    )
     identity = origin | _identity(own, backend, device)
     identity |= {"tokenizer": digests["tokenizer"]}
     scored = {name: splits[name] for name in SCORED_SPLITS}
-    lengths = {
-        name: [len(document.tokens) for document in split.documents]
-        for name, split in scored.items()
-    }
-    return source, _cached(
-        cfg, scored, lengths, identity, _with(load, measure), "ref_nll"
-    )
+    return source, _of_splits(asked, cfg, scored, identity)
 
 
 def _scores(
@@ -139,20 +137,23 @@ def _scores(
     frozen, splits = sources.reward, sources.reward_splits
     assert frozen is not None
 
-    def load() -> Any:
-        return backend.place(frozen.load(), frozen.cfg, device)
+    def make_answer() -> Answer:
+        params = backend.place(frozen.load(), frozen.cfg, device)
+        return backend.make_scores(params, frozen.cfg, device)
 
-    def measure(params: Any, split: Split) -> Measured:
-        return backend.measure_scores(params, frozen.cfg, split, device, frozen.pad_id)
-
+    asked = Asked(
+        what="reward",
+        make_answer=cache(make_answer),
+        of_document=last_score(frozen.pad_id),
+        length_of=lambda document: 1,
+    )
     identity = {
         "weights": digests["reward_model"],
         "tokenizer": frozen.tokenizer.digest,
         "signal": "reward",
         **_identity(frozen.cfg, backend, device),
     }
-    lengths = {name: [1] * len(split.documents) for name, split in splits.items()}
-    found = _cached(cfg, splits, lengths, identity, _with(load, measure), "reward")
+    found = _of_splits(asked, cfg, splits, identity)
     return {name: np.concatenate(scores) for name, scores in found.items()}
 
 
@@ -205,30 +206,10 @@ def _identity(own: Config, backend: Backend, device: Any) -> dict[str, object]:
     }
 
 
-def _with(
-    load: Callable[[], Any], measure: Callable[[Any, Split], Measured]
-) -> Callable[[Split], Measured]:
-    """A pass over one split; the weights are read for the first and kept."""
-    held: list[Any] = []
-
-    def run(split: Split) -> Measured:
-        if not held:
-            held.append(load())
-        return measure(held[0], split)
-
-    return run
-
-
-def _cached(
-    cfg: Config,
-    splits: dict[str, Split],
-    lengths: dict[str, list[int]],
-    identity: dict[str, object],
-    measure: Callable[[Split], tuple[np.ndarray, ...]],
-    what: str,
-) -> dict[str, tuple[np.ndarray, ...]]:
+def _of_splits(
+    asked: Asked, cfg: Config, splits: dict[str, Split], identity: dict[str, object]
+) -> dict[str, Measured]:
     """One signal of each split: from the cache, or measured and put there."""
-    folder = Path(cfg.output_dir) / "signals"
     result = {}
     for name, split in splits.items():
         key = signals.signal_key(
@@ -238,11 +219,5 @@ def _cached(
             layout=cfg.data.layout,
             loss_on=cfg.data.loss_on,
         )
-        found = signals.load(folder, key, lengths[name])
-        if found is None:
-            found = measure(split)
-            signals.save(folder, key, found, what)
-        else:
-            log.info("%s of %s: read from the cache", what, name)
-        result[name] = found
+        result[name] = find_signal(asked, cfg, split, key)
     return result

@@ -1,4 +1,4 @@
-"""Which documents share a row of training, and in which order they come.
+"""Which documents share a row, and in which order they come.
 
 Nothing is random but what a NumPy Philox generator keyed by the seed says, so both
 backends and every resumed run see the same. L positions of a row, S documents in it.
@@ -59,10 +59,7 @@ def pack_epoch(
     still_open: deque[int] = deque()
     for index in map(int, order):
         length = lengths[index]
-        if length > max_length:
-            raise ValueError(
-                f"documents must have at most {max_length} tokens, got {length}"
-            )
+        _check_length(length, max_length)
         chosen = next((row for row in still_open if room[row] >= length), None)
         if chosen is None:
             if len(still_open) == OPEN_ROWS:
@@ -76,6 +73,50 @@ def pack_epoch(
         if room[chosen] < MIN_DOCUMENT or len(rows[chosen]) == max_documents:
             still_open.remove(chosen)
     return rows
+
+
+def pack_tightly(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+    """Lays whole documents out in few rows: longest first, where least room is left.
+
+    For passes that sum nothing over a document: a row holds as many as fit.
+
+    Args:
+      lengths: tokens of each document, at most `max_length`.
+      max_length: L.
+
+    Returns:
+      Document indices of each row; no seed decides, of equal lengths the first goes
+      first.
+
+    Example:
+      >>> pack_tightly([2, 3, 4, 5, 2], max_length=8)
+      [[3, 1], [2, 0, 4]]
+    """
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(max_length + 1)]
+    rooms = 0  # bit r: some row has room r
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = room = lengths[index]
+        _check_length(length, max_length)
+        if enough := rooms >> length:
+            room += (enough & -enough).bit_length() - 1  # its lowest bit
+            chosen = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            chosen, room = len(rows), max_length
+            rows.append([])
+        rows[chosen].append(index)
+        with_room[room - length].append(chosen)
+        rooms |= 1 << (room - length)
+    return rows
+
+
+def _check_length(length: int, max_length: int) -> None:
+    if length > max_length:
+        raise ValueError(
+            f"documents must have at most {max_length} tokens, got {length}"
+        )
 
 
 def padding_share(

@@ -9,8 +9,10 @@ from torch.optim import adam
 
 from shared.config import HeadsConfig
 from shared.data import load_splits
+from shared.passes import over_documents, token_nll
+from shared.rows import pack_tightly
 from shared.tokenizer import load_tokenizer
-from tests.minis import ALGOS, HEAD_TYPES, config, first, minis
+from tests.minis import ALGOS, HEAD_TYPES, L, config, first, minis
 from tests.mps_audit import Audit, NoMps, OnMeta, audited, routes
 from wmtp_torch_mps import critic, reference, unembed
 from wmtp_torch_mps import loss as loss_module
@@ -122,7 +124,9 @@ def test_no_device_is_forgotten_in_stage_1_and_the_reference(meta):
     split = load_splits(cfg.data, tokenizer, splits=("validation",))["validation"]
     model = WMTP(cfg).to(meta)
     with OnMeta():
-        found = reference.measure_ref_nll(model, cfg, split, meta)
+        answer = reference.make_ref_nll(model, cfg, meta)
+        rows = pack_tightly([len(d.tokens) for d in split.documents], L)
+        found = over_documents(answer, token_nll, cfg, split, rows)
     assert len(found) == len(split.documents)
 
 

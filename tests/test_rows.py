@@ -9,6 +9,7 @@ from shared.rows import (
     documents_per_row,
     epoch_order,
     pack_epoch,
+    pack_tightly,
     padding_share,
 )
 
@@ -57,6 +58,36 @@ def test_cost_of_packing_is_bounded_by_the_open_rows():
     order = range(len(lengths))
     rows = pack_epoch(lengths, max_length=L, max_documents=8, order=order)
     assert sum(len(row) == 2 and lengths[row[0]] == 20 for row in rows) == OPEN_ROWS
+
+
+@given(lengths_lists)
+@settings(max_examples=80, deadline=None)
+def test_tight_rows_are_those_of_best_fit(lengths):
+    rows: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        room = [L - sum(lengths[j] for j in row) for row in rows]
+        fits = [r for r in room if r >= lengths[i]]
+        if fits:
+            # Of rows with equal room any may be taken: they are alike.
+            rows[max(b for b, r in enumerate(room) if r == min(fits))].append(i)
+        else:
+            rows.append([i])
+    found = pack_tightly(lengths, L)
+    assert sorted(i for row in found for i in row) == list(range(len(lengths)))
+
+    def filled(rows):
+        return sorted(sorted(lengths[i] for i in row) for row in rows)
+
+    assert [sum(x) for x in filled(found)] == [sum(x) for x in filled(rows)]
+    assert all(1 <= sum(lengths[i] for i in row) <= L for row in found)
+    assert found == pack_tightly(lengths, L)
+
+
+def test_tight_rows_keep_no_row_closed():
+    lengths = [20] * 1000 + [12] * 1000
+    assert len(pack_tightly(lengths, L)) == 1000
+    with pytest.raises(ValueError, match="at most 32 tokens, got 33"):
+        pack_tightly([2, 33], L)
 
 
 def test_padded_rows_keep_the_order():

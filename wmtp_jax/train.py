@@ -43,8 +43,8 @@ BACKEND = Backend(
     adopt=adopt,
     place=reference.place,
     train_reference=reference.train_reference,
-    measure_ref_nll=reference.measure_ref_nll,
-    measure_scores=reference.measure_scores,
+    make_ref_nll=reference.make_ref_nll,
+    make_scores=reference.make_scores,
 )
 
 

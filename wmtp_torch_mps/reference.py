@@ -1,6 +1,6 @@
 """Frozen models: one is trained first if nobody names it, and they pass over the data.
 
-What a pass leaves per document fills the signal cache (`shared/find_signals.py`).
+What a pass leaves per document fills the signal cache (`shared/signal_parts.py`).
 
 Axes: B rows, L positions, D width.
 """
@@ -14,13 +14,7 @@ from shared.axes import shift_to_tokens
 from shared.batches import Batch
 from shared.config import Config
 from shared.data import Split
-from shared.passes import (
-    last_score,
-    over_documents,
-    reference_batches,
-    run_steps,
-    token_nll,
-)
+from shared.passes import Answer, reference_batches, run_steps
 from shared.tree_tensors import Params
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.loss import nll_heads, run_trunk, targets_of
@@ -44,12 +38,10 @@ def train_reference(cfg: Config, split: Split, device: torch.device) -> WMTP:
     return run_steps(state, step, batches, num_steps).params
 
 
-@torch.no_grad()
-def measure_ref_nll(
-    model: WMTP, cfg: Config, split: Split, device: torch.device
-) -> tuple[np.ndarray, ...]:
-    """`ref_nll[j]` of every token of every document; 0 where it is no target."""
+def make_ref_nll(model: WMTP, cfg: Config, device: torch.device) -> Answer:
+    """`nll_BL` of a batch, in nats under head 0; 0 where a token is no target."""
 
+    @torch.no_grad()
     def head_0_nll(batch: Batch) -> np.ndarray:
         batch = to_device(batch, device)
         targets_BLK, mask_BLK = targets_of(batch, cfg)
@@ -58,25 +50,19 @@ def measure_ref_nll(
         nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
         return torch.where(batch.target_BL, nll_BL, 0.0).cpu().numpy()
 
-    return over_documents(head_0_nll, token_nll, cfg, split, f"ref_nll of {split.name}")
+    return head_0_nll
 
 
-@torch.no_grad()
-def measure_scores(
-    model: WMTP,
-    cfg: Config,
-    split: Split,
-    device: torch.device,
-    pad_id: int | None = None,
-) -> tuple[np.ndarray, ...]:
-    """Score `[1]` of every document: the reward model's at its last token.
+def make_scores(model: WMTP, cfg: Config, device: torch.device) -> Answer:
+    """`score_BL` of a batch under a reward model, as if each token were the last.
 
-    score = hidden[last] . w        (after the final norm, no bias)
+    score = hidden . w        (after the final norm, no bias)
     """
+    del cfg
 
+    @torch.no_grad()
     def scores(batch: Batch) -> np.ndarray:
         hidden_BLD = run_trunk(model, to_device(batch, device)).hidden_BLD
         return model.score(hidden_BLD.float()).squeeze(-1).cpu().numpy()
 
-    title = f"reward of {split.name}"
-    return over_documents(scores, last_score(pad_id), cfg, split, title)
+    return scores

@@ -13,6 +13,7 @@ import numpy as np
 from shared.batches import Batch
 from shared.command_line import parse
 from shared.config import Config
+from shared.freed_memory import keep_freed_memory
 from shared.model_config import ModelConfig
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
@@ -31,7 +32,8 @@ SHAPES = {
 
 
 def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
-    """The options that all of these benchmarks have."""
+    """The options that all of these benchmarks have; memory is as in the trainers."""
+    keep_freed_memory()
     made = argparse.ArgumentParser(description=description.splitlines()[0])
     made.add_argument("--shape", choices=tuple(SHAPES), default="distilgpt2")
     made.add_argument("--batch", type=int, default=4, help="rows B")

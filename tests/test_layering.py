@@ -25,7 +25,8 @@ ALLOWED = {
     "shared/model_config.py": {"tyro", "shared.ranges"},
     "shared/config.py": {"tyro", "shared.ranges", "shared.model_config"},
     "shared/tensor_files.py": {"numpy", "safetensors"},
-    "wmtp_jax/unembed.py": {"jax"},
+    "wmtp_jax/row_blocks.py": {"jax"},
+    "wmtp_jax/unembed.py": {"jax", "wmtp_jax.row_blocks"},
     "wmtp_jax/sharding.py": {"jax", "shared.backend", "shared.config"},
     "wmtp_jax/place.py": {"jax", "numpy", "shared.model_config"},
     "wmtp_jax/model.py": {

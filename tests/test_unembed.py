@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.small import plain_nll_heads
-from wmtp_jax import unembed
+from wmtp_jax import row_blocks, unembed
 
 K, B, L, D = 3, 4, 40, 8
 
@@ -70,8 +70,9 @@ def assert_close(found, right, factor, rtol):
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.7, 1.0])
 def test_sum_nll_and_gradients_are_those_of_the_plain_way(own, kept, monkeypatch):
     """For any number of kept rows, none included; blocks of 64 and of 16 rows."""
-    monkeypatch.setattr(unembed, "LARGEST_BLOCK", 64)
-    monkeypatch.setattr(unembed, "SMALLEST_BLOCK", 16)
+    monkeypatch.setattr(row_blocks, "LARGEST_BLOCK", 64)
+    monkeypatch.setattr(row_blocks, "SMALLEST_BLOCK", 16)
+    monkeypatch.setattr(row_blocks, "LEAST_BYTES", 1)
     arguments = example(own=own, kept=kept)
     factor = arguments[2]
     found = jax.jit(ours)(*arguments)
@@ -96,8 +97,8 @@ def test_bfloat16_adds_up_in_float32():
     errors = []
     for rows in (512, 16):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(unembed, "LARGEST_BLOCK", rows)
-            patch.setattr(unembed, "SMALLEST_BLOCK", rows)
+            patch.setattr(row_blocks, "LARGEST_BLOCK", rows)
+            patch.setattr(row_blocks, "SMALLEST_BLOCK", rows)
             (total, nll_BLK), (states, shared) = jax.jit(partial(ours))(*exact)
         assert nll_BLK.dtype == total.dtype == shared.dtype == jnp.float32
         assert states.dtype == jnp.bfloat16
@@ -117,7 +118,7 @@ def test_nll_alone_is_the_same_and_cannot_be_differentiated():
         states[:1], targets[:, :, :1], kept[:, :, :1], shared, None
     )
     np.testing.assert_allclose(first[..., 0], nll_BLK[..., 0], rtol=1e-6)
-    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+    with pytest.raises(TypeError, match="must not be differentiated"):
         jax.grad(lambda s: jnp.sum(unembed.nll_heads(s, targets, kept, shared, own)))(
             states
         )
@@ -152,43 +153,90 @@ def test_no_rows_at_all():
     [
         (0, 259, (1, 1)),
         (1, 259, (1, 1)),
-        (100, 259, (64, 64)),
-        (1023, 259, (512, 128)),
-        (8192, 259, (1024, 256)),
+        (100, 259, (100, 100)),
+        (130, 50_257, (130, 65)),
+        (1023, 50_257, (1024, 256)),
+        (8192, 259, (1024, 1024)),
+        (8192, 2048, (1024, 512)),
         (8192, 50_257, (1024, 256)),
         (8192, 262_144, (256, 64)),
         (8192, 10**8, (1, 1)),
     ],
 )
 def test_sizes_of_blocks(rows, vocab, sizes):
-    assert unembed.block_sizes(rows, vocab) == sizes
+    assert row_blocks.block_sizes(rows, vocab) == sizes
 
 
 def test_turns_are_those_that_the_kept_rows_need(monkeypatch):
     """The loop counts at run time: one program, more or less work."""
-    monkeypatch.setattr(unembed, "LARGEST_BLOCK", 64)
-    monkeypatch.setattr(unembed, "SMALLEST_BLOCK", 16)
+    monkeypatch.setattr(row_blocks, "LARGEST_BLOCK", 64)
+    monkeypatch.setattr(row_blocks, "SMALLEST_BLOCK", 16)
+    monkeypatch.setattr(row_blocks, "LEAST_BYTES", 1)
     traces = []
 
     def count(kept_R):
         traces.append(1)
 
-        def turn(index_N, carry):
-            times_R, computed = carry
-            times_R = times_R.at[index_N].add(1, mode="drop")
-            return times_R, computed + index_N.shape[0]
+        def turn(index_N):
+            return (jnp.ones(index_N.shape, int),), index_N.shape[0]
 
-        return unembed._walk(kept_R, 31, turn, (jnp.zeros(kept_R.shape, int), 0))
+        empty = ((jnp.zeros(kept_R.shape, int),), 0)
+        return row_blocks.walk(kept_R, 31, turn, empty)
 
     jitted = jax.jit(count)
     for kept, computed in ((0, 0), (1, 16), (48, 48), (49, 64), (64, 64), (70, 80),
-                           (200, 208), (256, 256)):  # fmt: skip
+                           (128, 128), (200, 208), (256, 256)):  # fmt: skip
         mask_R = np.zeros(256, bool)
         mask_R[np.random.default_rng(kept).permutation(256)[:kept]] = True
-        times_R, seen = jitted(mask_R)
-        np.testing.assert_array_equal(times_R, mask_R)  # each once, others never
-        assert int(seen) == computed
+        (seen_R,), rows = jitted(mask_R)
+        np.testing.assert_array_equal(seen_R, mask_R)
+        assert int(rows) == computed
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("heads", [1, K])
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_logits_of_the_scores_are_used_again(own, heads, dtype, rtol):
+    """Head 0's rows are scored, some are dropped, and the others' gradient is right."""
+    states, targets, factor, shared, _ = example(kept=1.0, dtype=dtype, offset=-80.0)
+    shared = shared.astype(dtype).astype("float32")
+    states, targets, factor = states[:heads], targets[..., :heads], factor[..., :heads]
+    own_KVD = 2 * jnp.stack([shared] * (heads - 1)) if own and heads > 1 else None
+    scored_BL = jnp.asarray(np.random.default_rng(1).random((B, L)) < 0.8)
+    dropped_BL = jnp.asarray(np.random.default_rng(2).random((B, L)) < 0.4)
+    factor = factor.at[..., 0].multiply(scored_BL & ~dropped_BL)
+
+    def total(states, shared, own):
+        nll_BL, scored = unembed.score_rows(
+            states[0], targets[..., 0], scored_BL, shared
+        )
+        assert scored is not None
+        found = unembed.weighted_nll_heads(
+            states, targets, factor > 0, factor, shared, own, scored=scored
+        )
+        return found[0], (found[1], nll_BL)
+
+    which = (0, 1) if own_KVD is None else (0, 1, 2)
+    (found, (nll_BLK, nll_BL)), gradients = jax.jit(
+        jax.value_and_grad(total, which, has_aux=True)
+    )(states, shared, own_KVD)
+    right = jax.jit(plain)(states, targets, factor, shared, own_KVD)
+    assert_close(((found, nll_BLK), gradients), right, factor, rtol)
+    right_BL = jnp.where(scored_BL, right[0][1][..., 0], 0)
+    np.testing.assert_allclose(nll_BL, right_BL, rtol=rtol)
+
+
+def test_logits_that_do_not_fit_one_block_are_not_kept(monkeypatch):
+    monkeypatch.setattr(row_blocks, "LARGEST_BLOCK", 64)
+    states, targets, factor, shared, _ = example()
+    nll_BL, scored = unembed.score_rows(
+        states[0], targets[..., 0], factor[..., 0] > 0, shared
+    )
+    assert scored is None
+    right_BL = plain_nll_heads(states, targets, shared, None)[..., 0]
+    right_BL = jnp.where(factor[..., 0] > 0, right_BL, 0)
+    np.testing.assert_allclose(nll_BL, right_BL, rtol=1e-5)
 
 
 def temporary_bytes(function, rows, vocab):
@@ -213,6 +261,8 @@ MANY = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tests.test_unembed import assert_close, example, ours
+from wmtp_jax import row_blocks
+row_blocks.LARGEST_BLOCK = 16
 assert len(jax.devices()) == 4
 mesh = Mesh(jax.devices(), ("data",))
 for own in (False, True):

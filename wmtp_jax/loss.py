@@ -100,10 +100,10 @@ def micro_batch_sums(
     if cfg.algo == "critic":
         value_BL, value = _value_loss(params, outputs, batch, cfg)
     unembeddings = heads.unembeddings(params)
-    nll_BL = None
+    nll_BL = scored = None
     if needs_nll(cfg):
-        first = (outputs.hidden_BLD, targets_BLK[:, :, :1], mask_BLK[:, :, :1])
-        nll_BL = _head_0_nll(*first, unembeddings[0], mesh)
+        first = (outputs.hidden_BLD, targets_BLK[:, :, 0], mask_BLK[:, :, 0])
+        nll_BL, scored = unembed.score_rows(*first, unembeddings[0], mesh=mesh)
     score_BL = score_tokens(nll_BL, value_BL, batch, cfg)
     # Weights are constants of the loss: the place where their gradient is stopped.
     w_BLK = jax.lax.stop_gradient(weigh(score_BL, mask_BLK, batch, cfg))
@@ -114,25 +114,11 @@ def micro_batch_sums(
         w_BLK > 0,
         w_BLK * head_weight_K[None, None],
         *unembeddings,
+        scored=scored,
         mesh=mesh,
     )
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
     return replace(sums, loss_sum=loss_sum), extremes
-
-
-def _head_0_nll(
-    hidden_BLD: jax.Array,
-    targets_BL1: jax.Array,
-    mask_BL1: jax.Array,
-    unembed_VD: jax.Array,
-    mesh: Mesh | None,
-) -> jax.Array:
-    """Head 0's nll of every target, for scores; one product a row, no gradient."""
-    states_1BLD, unembed_VD = jax.lax.stop_gradient((hidden_BLD[None], unembed_VD))
-    nll_BL1 = unembed.nll_heads(
-        states_1BLD, targets_BL1, mask_BL1, unembed_VD, None, mesh=mesh
-    )
-    return nll_BL1[:, :, 0]
 
 
 def _value_loss(

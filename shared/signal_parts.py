@@ -120,7 +120,8 @@ def _fill(
     answer = asked.make_answer()
     total = sum(part.num_batches for part in parts)
     done = sum(part.num_batches for part in parts if part.key in found)
-    bar = Progress(total, asked.title(split), start=done, every=20, unit="batch")
+    every = max(20, total // 50)
+    bar = Progress(total, asked.title(split), start=done, every=every, unit="batch")
 
     def finished() -> None:
         nonlocal done

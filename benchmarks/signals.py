@@ -1,40 +1,38 @@
 """The pass that fills the signal cache: how rows are laid out, and what that costs.
 
     python -m benchmarks.signals --shape distilgpt2 --batch 8 --length 256
-    python -m benchmarks.signals --data mbpp --data-folder FOLDER --tokenizer FOLDER \
-        --documents 0
+    python -m benchmarks.signals --data FOLDER --tokenizer FOLDER --documents 0
 
 The first three rows are one jitted program, forward and nll, over other layouts of the
 same documents; `transformers` is the stock model in torch with all logits. The floor is
 the FLOPs that the real tokens need in trunk and head 0, at the rate that the head's own
-products reach in this run, in float32.
+products reach in this run.
 
 Axes: B rows, L positions, V vocabulary.
 """
 
 import argparse
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import numpy as np
 
-from benchmarks import workload
+from benchmarks import floor, workload
 from benchmarks.runs import print_table
 from benchmarks.timing import ratio, spread, take_turns
 from shared.batches import Batch
-from shared.config import Config, DataConfig
-from shared.data import Document, Split, load_splits
+from shared.config import Config
+from shared.data import Document, Split
 from shared.passes import Answer, over_documents, token_nll
 from shared.rows import pack_tightly
-from shared.tokenizer import load_tokenizer
 from wmtp_jax import reference, sharding
 from wmtp_jax.start import init_params
 
 OURS = "ours, packed"
 # Of the logarithm of the lengths of MBPP's training documents in GPT-2's tokens.
 MEAN, DEVIATION, SHORTEST = 4.82, 0.43, 47
-BYTES = 259
 
 Found = tuple[np.ndarray, ...]  # nll of each token, per document
 Pass = Callable[[], Found]
@@ -43,56 +41,57 @@ Pass = Callable[[], Found]
 def main() -> None:
     asked = _parse()
     cfg = workload.config(asked)
-    if cfg.model.vocab_size == 0:  # a preset over bytes, without a tokenizer here
-        cfg = replace(cfg, model=replace(cfg.model, vocab_size=BYTES))
-    split = mbpp(asked, cfg) if asked.data == "mbpp" else synthetic(cfg, asked)
+    split = read_split(asked, cfg)
     runs, positions = make_passes(cfg, split)
     held: dict[str, Found] = {}
-    turns = {name: lambda n=name, run=run: held.update({n: run()})
-             for name, run in runs.items()}  # fmt: skip
-    rate = workload.gemm_rate(cfg, asked.batch * asked.length)
+
+    def keeping(name: str, run: Pass) -> Callable[[], None]:
+        return lambda: held.update({name: run()})
+
+    rate = floor.gemm_rate(cfg, asked.batch * asked.length)
+    turns = {name: keeping(name, run) for name, run in runs.items()}
     times = take_turns(turns, rounds=asked.rounds)
-    rate = (rate + workload.gemm_rate(cfg, asked.batch * asked.length)) / 2
-    floor = flops(cfg, split) / rate
+    rate = (rate + floor.gemm_rate(cfg, asked.batch * asked.length)) / 2
+    least = flops(cfg, split) / rate
     tokens = sum(len(document.tokens) for document in split.documents)
     rows = [
         {
             "pass": name,
             **spread(times[name]),
-            "real tokens/s": round(tokens / float(np.median(times[name]))),
+            "real tokens/s": round(tokens / statistics.median(times[name])),
             "padding": f"{1 - tokens / positions[name]:.1%}",
             "over ours": round(ratio(times, name, OURS), 2),
-            "of the floor": f"{floor / min(times[name]):.0%}",
+            "of the floor": f"{least / min(times[name]):.0%}",
             "largest difference": f"{difference(held[name], held[OURS]):.0e}",
         }
         for name in runs
     ]
     print(
-        f"{asked.shape}, {len(split.documents)} documents of {asked.data} ({tokens} "
-        f"tokens), {asked.batch} x {asked.length}, float32, jax {jax.__version__}; "
-        f"products run at {rate / 1e9:.0f} GFLOP/s, so the floor is {floor:.3f} s\n"
+        f"{workload.title(asked, rate)}; {len(split.documents)} documents of {tokens} "
+        f"tokens, floor {least:.3f} s\n"
     )
     print_table(rows, asked.json)
 
 
 def _parse() -> argparse.Namespace:
     parser = workload.parser(__doc__, batch=8, heads=1, rounds=2)
-    parser.add_argument("--data", choices=("synthetic", "mbpp"), default="synthetic")
-    parser.add_argument("--data-folder", help="of `mbpp`: a folder with train.jsonl")
-    parser.add_argument("--tokenizer", help="of `mbpp`: a tokenizer's folder")
-    parser.add_argument("--documents", type=int, default=56, help="0: all of `mbpp`")
+    parser.add_argument(
+        "--documents", type=int, default=56, help="first so many; 0: all of --data"
+    )
     asked = parser.parse_args()
-    if asked.data == "mbpp" and not (asked.data_folder and asked.tokenizer):
-        parser.error("--data mbpp needs --data-folder and --tokenizer")
-    if asked.data == "synthetic" and asked.documents < 1:
-        parser.error("--documents must be at least 1 of synthetic documents")
+    if asked.documents < (asked.data == "synthetic"):
+        parser.error("--documents must be at least 1 (0 only where --data has an end)")
     if asked.heads != 1:
         parser.error("--heads must be 1: a signal is of head 0 alone")
     return asked
 
 
-def synthetic(cfg: Config, asked: argparse.Namespace) -> Split:
-    """Random tokens in documents about as long as MBPP's; all but the first count."""
+def read_split(asked: argparse.Namespace, cfg: Config) -> Split:
+    """The first documents of the training split, or random ones as long as MBPP's."""
+    if asked.data != "synthetic":
+        split = workload.train_split(cfg)
+        chosen = split.documents[: asked.documents or None]
+        return replace(split, documents=chosen)
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.normal(MEAN, DEVIATION, asked.documents)).astype(int)
     documents = tuple(
@@ -104,26 +103,6 @@ def synthetic(cfg: Config, asked: argparse.Namespace) -> Split:
         for number, length in enumerate(lengths.clip(SHORTEST, cfg.data.max_length))
     )
     return Split("train", documents, 0, "")
-
-
-def mbpp(asked: argparse.Namespace, cfg: Config) -> Split:
-    """The first documents of the training split in a folder."""
-    data = DataConfig(
-        source=asked.data_folder,
-        max_length=asked.length,
-        max_examples=asked.documents,
-        loss_on="all",
-    )
-    try:
-        tokenizer = load_tokenizer(asked.tokenizer, "--tokenizer")
-        if tokenizer.vocab_size > cfg.model.vocab_size:
-            raise ValueError(
-                f"--tokenizer must have at most the {cfg.model.vocab_size} tokens of "
-                f"--shape {asked.shape}, got {tokenizer.vocab_size}"
-            )
-        return load_splits(data, tokenizer, splits=("train",))["train"]
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def make_passes(cfg: Config, split: Split) -> tuple[dict[str, Pass], dict[str, int]]:
@@ -164,10 +143,8 @@ def padded_to_longest(answer: Answer, cfg: Config, split: Split) -> Found:
     """Compiled once for each length that occurs."""
     found: Found = ()
     for documents in in_order(split, cfg):
-        data = replace(cfg.data, max_length=longest(documents))
-        found += padded(
-            answer, replace(cfg, data=data), replace(split, documents=documents)
-        )
+        here = workload.with_length(cfg, cfg.data.batch_size, longest(documents))
+        found += padded(answer, here, replace(split, documents=documents))
     return found
 
 
@@ -200,27 +177,31 @@ def in_transformers(params: dict, cfg: Config, split: Split) -> Pass:
 
     from wmtp_torch_mps.reference import place
 
-    model = place(params, cfg, torch.device("cpu")).base.eval()
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model = place(params, cfg, device).base.eval()
+    model = model.to(getattr(torch, cfg.machine.dtype))
 
     @torch.no_grad()
     def run() -> Found:
         found: Found = ()
         for documents in in_order(split, cfg):
             shape = (len(documents), longest(documents))
-            tokens_BL, mask_BL = (
-                torch.zeros(shape, dtype=torch.long),
-                torch.zeros(shape),
-            )
+            tokens_BL = torch.zeros(shape, dtype=torch.long)
+            mask_BL = torch.zeros(shape)
             for row, document in enumerate(documents):
-                tokens_BL[row, : len(document.tokens)] = torch.from_numpy(
-                    document.tokens
-                )
-                mask_BL[row, : len(document.tokens)] = 1
-            logits_BLV = model(tokens_BL, attention_mask=mask_BL).logits
-            nll_BL = functional.cross_entropy(
-                logits_BLV[:, :-1].transpose(1, 2), tokens_BL[:, 1:], reduction="none"
+                here = slice(len(document.tokens))
+                tokens_BL[row, here] = torch.from_numpy(document.tokens)
+                mask_BL[row, here] = 1
+            tokens_BL, mask_BL = tokens_BL.to(device), mask_BL.to(device)
+            logits_BLV = model(tokens_BL, attention_mask=mask_BL).logits.float()
+            nll_X = functional.cross_entropy(
+                logits_BLV[:, :-1].flatten(0, 1),
+                tokens_BL[:, 1:].flatten(),
+                reduction="none",
             )
-            nll_BL = functional.pad(nll_BL, (1, 0)).numpy()
+            nll_BL = nll_X.reshape(len(documents), -1)
+            nll_BL = functional.pad(nll_BL, (1, 0)).cpu().numpy()
             found += tuple(
                 np.where(document.target, nll_L[: len(document.tokens)], 0)
                 for nll_L, document in zip(nll_BL, documents, strict=True)
@@ -233,18 +214,12 @@ def in_transformers(params: dict, cfg: Config, split: Split) -> Pass:
 def flops(cfg: Config, split: Split) -> float:
     """Of the matrix products that the real tokens cannot do without.
 
-    Trunk: 2 for each number of its matrices and token, and 4 H N for each pair of
-    tokens that attend (causal, within a document) in a layer. Head 0: 2 D V a target.
+    The trunk's forward pass, and 2 D V for each target under head 0.
     """
-    model = cfg.model
     lengths = np.array([len(document.tokens) for document in split.documents])
-    pairs = float(np.sum(lengths * (lengths + 1) / 2))
     targets = sum(int(document.target.sum()) for document in split.documents)
-    return (
-        2.0 * workload.matrix_numbers(model) * float(lengths.sum())
-        + 4.0 * model.H * model.num_attention_heads * model.num_layers * pairs
-        + 2.0 * model.width * model.vocab_size * targets
-    )
+    row = 2.0 * cfg.model.width * cfg.model.vocab_size
+    return floor.trunk_flops(cfg.model, lengths) + row * targets
 
 
 def difference(found: Found, right: Found) -> float:

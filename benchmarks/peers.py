@@ -1,14 +1,17 @@
 """The same training step as others would write it, in the simplest good form.
 
-Each maker returns a function without arguments that makes one update and waits for it.
+Each maker returns a function that makes one update, waits for it, and returns how many
+tokens it trained on. It walks over its batches again and again.
 
-Axes: B rows, L positions, K heads, V vocabulary.
+Axes: B rows, L positions, K heads, V vocabulary, D width, R rows of a head.
 """
 
 from collections.abc import Callable
+from itertools import cycle
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from shared.batches import Batch
@@ -16,47 +19,113 @@ from shared.config import Config
 from wmtp_jax import heads, loss, sharding
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.start import init_params
-from wmtp_jax.state import make_state
+from wmtp_jax.state import TrainState, make_state
 from wmtp_jax.step import make_train_step
 
-Step = Callable[[], object]
+Step = Callable[[], int]
 
 
-def ours(cfg: Config, batch: Batch) -> Step:
-    """`wmtp_jax`'s step."""
+def tokens_of(batch: Batch) -> int:
+    """Positions that are no padding."""
+    return int(np.sum(batch.document_BL > 0))
+
+
+def start(cfg: Config) -> TrainState:
+    """A training state on its devices."""
+    tx, mesh = make_optimizer(cfg, 1000), sharding.make_mesh(cfg)
+    return jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))
+
+
+def ours(
+    cfg: Config, batches: list[Batch], held: list[TrainState] | None = None
+) -> Step:
+    """`wmtp_jax`'s step.
+
+    Args:
+      held: the state, if others go on from it in turn; it is used up and replaced.
+    """
     tx = make_optimizer(cfg, 1000)
-    mesh = sharding.make_mesh(cfg)
-    step, _ = make_train_step(cfg, tx, 1000, mesh)
-    state = [jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))]
+    step, _ = make_train_step(cfg, tx, 1000, sharding.make_mesh(cfg))
+    held = [start(cfg)] if held is None else held
+    coming = cycle(batches)
 
-    def run() -> None:
-        state[0], metrics = step(state[0], batch)
-        jax.block_until_ready((state[0].params, metrics))
+    def run() -> int:
+        batch = next(coming)
+        held[0], metrics = step(held[0], batch)
+        jax.block_until_ready((held[0].params, metrics))
+        return tokens_of(batch)
 
     return run
 
 
-def jax_naive(cfg: Config, batch: Batch) -> Step:
+def jax_naive(cfg: Config, batches: list[Batch]) -> Step:
     """Uniform MTP with autodiff: the logits of every head are kept."""
-    tx = make_optimizer(cfg, 1000)
-    first = jax.tree.map(lambda x: jnp.asarray(x[0]), batch)
 
-    def mean_nll(params):
-        outputs = loss.run_trunk(params, first, cfg)
+    def nll(states_BLD, matrix_VD, targets_BL, mask_BL):
+        nll_BL = optax.softmax_cross_entropy_with_integer_labels(
+            (states_BLD @ matrix_VD.T).astype(jnp.float32), targets_BL
+        )
+        return jnp.sum(jnp.where(mask_BL, nll_BL, 0.0))
+
+    return _with_autodiff(cfg, batches, nll)
+
+
+def jax_cce(cfg: Config, batches: list[Batch]) -> Step:
+    """The same with `jax-cce`, which keeps no logits.
+
+    It means over all rows it is given and knows no mask: rows without a target are cut
+    off, which is right where documents fill their rows.
+    """
+    from jax_cce import linear_cross_entropy
+
+    if not all(np.all(batch.document_BL == 1) for batch in batches):
+        raise SystemExit("jax-cce has no mask: it can be measured on synthetic only")
+
+    def nll(states_BLD, matrix_VD, targets_BL, mask_BL):
+        del mask_BL
+        states_RD = states_BLD.reshape(-1, states_BLD.shape[-1])
+        mean = linear_cross_entropy(states_RD, matrix_VD, targets_BL.reshape(-1))
+        return targets_BL.size * mean
+
+    return _with_autodiff(cfg, batches, nll, cut=True)
+
+
+def _with_autodiff(
+    cfg: Config,
+    batches: list[Batch],
+    nll: Callable[..., jax.Array],
+    *,
+    cut: bool = False,
+) -> Step:
+    """A step of uniform MTP whose heads' nll is a function to be differentiated.
+
+    Args:
+      nll: `(states_BLD, matrix_VD, targets_BL, mask_BL)` -> sum over the mask.
+      cut: give it only the positions of a row that head k has a target for.
+    """
+    tx = make_optimizer(cfg, 1000)
+    firsts = [batch.changed(lambda x: jnp.asarray(x[0])) for batch in batches]
+    coming = cycle(zip(firsts, map(tokens_of, batches), strict=True))
+
+    def mean_nll(params, batch):
+        outputs = loss.run_trunk(params, batch, cfg)
         states_KBLD = heads.head_states(params, outputs, cfg)
         shared_VD, own_KVD = heads.unembeddings(params)
-        targets_BLK, mask_BLK = loss.targets_of(first, cfg)
-        total = 0.0
+        targets_BLK, mask_BLK = loss.targets_of(batch, cfg)
+        total, L = 0.0, mask_BLK.shape[1]
         for k in range(cfg.heads.count):
             matrix_VD = shared_VD if k == 0 or own_KVD is None else own_KVD[k - 1]
-            nll_BL = optax.softmax_cross_entropy_with_integer_labels(
-                states_KBLD[k] @ matrix_VD.T, targets_BLK[:, :, k]
+            end = L - 1 - k if cut else L
+            total += nll(
+                states_KBLD[k][:, :end],
+                matrix_VD.astype(states_KBLD.dtype),
+                targets_BLK[:, :end, k],
+                mask_BLK[:, :end, k],
             )
-            total += jnp.sum(jnp.where(mask_BLK[:, :, k], nll_BL, 0.0))
         return total / jnp.sum(mask_BLK)
 
-    def update(params, opt_state):
-        value, gradient = jax.value_and_grad(mean_nll)(params)
+    def update(params, opt_state, batch):
+        value, gradient = jax.value_and_grad(mean_nll)(params, batch)
         updates, opt_state = tx.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
@@ -64,17 +133,20 @@ def jax_naive(cfg: Config, batch: Batch) -> Step:
     held = [params, tx.init(params)]
     step = jax.jit(update, donate_argnums=(0, 1))
 
-    def run() -> None:
-        *held[:], value = step(*held)
+    def run() -> int:
+        batch, tokens = next(coming)
+        *held[:], value = step(*held, batch)
         jax.block_until_ready((held, value))
+        return tokens
 
     return run
 
 
-def torch_naive(cfg: Config, batch: Batch, *, compiled: bool = False) -> Step:
+def torch_naive(cfg: Config, batches: list[Batch], *, compiled: bool = False) -> Step:
     """Uniform MTP as a user of `transformers` writes it: stacked logits, fused AdamW.
 
-    Without dropout, as ours; `compiled` puts `torch.compile` around model and loss.
+    One document a row, padded to the longest of the batch. Without dropout, as ours;
+    `compiled` puts `torch.compile` around model and loss.
     """
     import torch
     from torch.nn import functional
@@ -83,17 +155,21 @@ def torch_naive(cfg: Config, batch: Batch, *, compiled: bool = False) -> Step:
 
     model, K = WMTP(cfg), cfg.heads.count
     model.eval()
-    tokens_BL = torch.from_numpy(batch.tokens_BL[0]).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.optimizer.lr, fused=True)
 
-    def mean_nll():
-        hidden_BLD = model.base.base_model(tokens_BL, use_cache=False).last_hidden_state
+    def mean_nll(tokens_BL, attention_BL):
+        hidden_BLD = model.base.base_model(
+            tokens_BL, attention_mask=attention_BL, use_cache=False
+        ).last_hidden_state
         logits = [model.base.get_output_embeddings()(hidden_BLD)]
         logits += [head(hidden_BLD) for head in model.mtp_heads.values()]
         logits_BLKV = torch.stack(logits, dim=2)
+        labels_BL = tokens_BL
+        if attention_BL is not None:
+            labels_BL = tokens_BL.masked_fill(attention_BL == 0, -100)
         targets_BLK = torch.stack(
             [
-                functional.pad(tokens_BL[:, 1 + k :], (0, 1 + k), value=-100)
+                functional.pad(labels_BL[:, 1 + k :], (0, 1 + k), value=-100)
                 for k in range(K)
             ],
             dim=2,
@@ -102,12 +178,28 @@ def torch_naive(cfg: Config, batch: Batch, *, compiled: bool = False) -> Step:
             logits_BLKV.flatten(0, 2), targets_BLK.flatten()
         )
 
-    objective = torch.compile(mean_nll) if compiled else mean_nll
+    def given(batch: Batch):
+        real_BL = batch.document_BL[0] > 0
+        longest = int(real_BL.sum(axis=1).max())
+        tokens_BL = torch.from_numpy(batch.tokens_BL[0, :, :longest]).long()
+        padded = not real_BL[:, :longest].all()
+        mask_BL = torch.from_numpy(real_BL[:, :longest]).long() if padded else None
+        return tokens_BL, mask_BL, tokens_of(batch)
 
-    def run() -> None:
+    objective = torch.compile(mean_nll) if compiled else mean_nll
+    coming = cycle([given(batch) for batch in batches])
+
+    def run() -> int:
+        tokens_BL, mask_BL, tokens = next(coming)
         optimizer.zero_grad(set_to_none=True)
-        objective().backward()
+        objective(tokens_BL, mask_BL).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optimizer.clip_norm)
         optimizer.step()
+        return tokens
 
     return run
+
+
+def torch_compile(cfg: Config, batches: list[Batch]) -> Step:
+    """`torch_naive` under `torch.compile`."""
+    return torch_naive(cfg, batches, compiled=True)

@@ -1,53 +1,78 @@
 """One training step of ours and of peers, and the floor that its matrix products set.
 
     python -m benchmarks.step_time --shape distilgpt2 --batch 4 --length 256
+    python -m benchmarks.step_time --data FOLDER --tokenizer FOLDER --batch 8
 
-Uniform weights on dense random rows: what peers can do too. The floor is the FLOPs of
-the products that a step cannot do without, at the rate that the head's own products
-reach in this run, in float32.
+Uniform weights: what peers can do too. Ours packs documents into rows, as it trains;
+peers have one document a row. The floor is the FLOPs of the products that a step cannot
+do without, for real tokens only, at the rate that the head's own products reach in the
+same round.
 """
 
-import jax
+import statistics
 
-from benchmarks import peers, workload
+from benchmarks import floor, peers, workload
 from benchmarks.runs import print_table
-from benchmarks.timing import ratio, spread, take_turns
+from benchmarks.timing import Times, rates, ratio, spread, take_turns
 
 MADE = {
     "ours": peers.ours,
     "jax-naive": peers.jax_naive,
+    "jax-cce": peers.jax_cce,
     "torch-naive": peers.torch_naive,
-    "torch-compile": lambda *given: peers.torch_naive(*given, compiled=True),
+    "torch-compile": peers.torch_compile,
 }
+SHORT = ("ours", "jax-naive", "torch-naive")
 
 
 def main() -> None:
     parser = workload.parser(__doc__)
-    names = tuple(MADE)
-    parser.add_argument("--variants", nargs="+", choices=names, default=names[:3])
+    parser.add_argument("--variants", nargs="+", choices=tuple(MADE), default=SHORT)
     asked = parser.parse_args()
     cfg = workload.config(asked)
-    batch = workload.dense_batch(cfg)
-    rate = workload.gemm_rate(cfg, asked.batch * asked.length)
-    made = {name: MADE[name](cfg, batch) for name in asked.variants}
-    times = take_turns(made, rounds=asked.rounds)
-    rate = (rate + workload.gemm_rate(cfg, asked.batch * asked.length)) / 2
-    floor = workload.flops(cfg, batch) / rate
-    rows = [
-        {
+    layouts = {x: "packed" if x == "ours" else "padded" for x in asked.variants}
+    given = {
+        layout: workload.batches_of(asked, cfg, layout)
+        for layout in dict.fromkeys(layouts.values())
+    }
+    made = {"products": floor.products(cfg, asked.batch * asked.length)}
+    made |= {name: MADE[name](cfg, given[layouts[name]]) for name in asked.variants}
+    counted: Times = {}
+    times = take_turns(made, rounds=asked.rounds, counted=counted)
+    least = {  # FLOPs that a token needs, by layout
+        layout: sum(floor.step_flops(cfg, batch) for batch in batches)
+        / sum(peers.tokens_of(batch) for batch in batches)
+        for layout, batches in given.items()
+    }
+    speeds = rates(times, counted)
+    table = []
+    for name in asked.variants:
+        flops = [least[layouts[name]] * tokens for tokens in counted[name]]
+        products = (times["products"], counted["products"])
+        share = floor.share_of_floor(times[name], flops, *products)
+        row = {
             "step": name,
             **spread(times[name]),
-            "of the floor": f"{floor / min(times[name]):.0%}",
-            "over ours": round(ratio(times, name, asked.variants[0]), 2),
+            "tokens/s": round(statistics.median(speeds[name])),
+            "padding": f"{padding(given[layouts[name]], name):.1%}",
+            "of the floor": f"{share:.0%}",
+            "ours is faster": round(ratio(speeds, asked.variants[0], name), 2),
         }
-        for name in asked.variants
-    ]
-    print(
-        f"{asked.shape}, {asked.heads} linear heads, {asked.batch} x {asked.length}, "
-        f"float32, jax {jax.__version__}; products run at {rate / 1e9:.0f} GFLOP/s, so "
-        f"the floor is {floor:.3f} s\n"
-    )
-    print_table(rows, asked.json)
+        table.append(row)
+    print(f"{workload.title(asked, statistics.median(speeds['products']))}\n")
+    print_table(table, asked.json)
+
+
+def padding(batches: list, name: str) -> float:
+    """Share of the positions that are padding; torch's rows end with the longest."""
+    positions = 0
+    for batch in batches:
+        real_BL = batch.document_BL[0] > 0
+        B, L = real_BL.shape
+        if name.startswith("torch"):
+            L = int(real_BL.sum(axis=1).max())
+        positions += B * L
+    return 1 - sum(peers.tokens_of(batch) for batch in batches) / positions
 
 
 if __name__ == "__main__":

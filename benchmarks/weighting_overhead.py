@@ -6,9 +6,7 @@ Signals are at hand, as in training: a reference is never run in a step. By FLOP
 fraction could be what the last column says.
 """
 
-import jax
-
-from benchmarks import peers, workload
+from benchmarks import floor, peers, workload
 from benchmarks.runs import print_table
 from benchmarks.timing import ratio, spread, take_turns
 
@@ -16,24 +14,24 @@ from benchmarks.timing import ratio, spread, take_turns
 def main() -> None:
     asked = workload.parser(__doc__).parse_args()
     configs = {algo: workload.config(asked, algo) for algo in workload.ALGOS}
-    batch = workload.dense_batch(configs["baseline"])
-    made = {algo: peers.ours(cfg, batch) for algo, cfg in configs.items()}
+    batches = workload.batches_of(asked, configs["baseline"], "packed")
+    made = {algo: peers.ours(cfg, batches) for algo, cfg in configs.items()}
     times = take_turns(made, rounds=asked.rounds)
-    least = workload.flops(configs["baseline"], batch)
-    rows = [
+    flops = {
+        algo: sum(floor.step_flops(cfg, batch) for batch in batches)
+        for algo, cfg in configs.items()
+    }
+    table = [
         {
             "algorithm": algo,
             **spread(times[algo]),
             "over baseline": round(ratio(times, algo, "baseline"), 3),
-            "by FLOPs": round(workload.flops(cfg, batch) / least, 3),
+            "by FLOPs": round(flops[algo] / flops["baseline"], 3),
         }
-        for algo, cfg in configs.items()
+        for algo in configs
     ]
-    print(
-        f"{asked.shape}, {asked.heads} linear heads, {asked.batch} x {asked.length}, "
-        f"float32, jax {jax.__version__}\n"
-    )
-    print_table(rows, asked.json)
+    print(f"{workload.title(asked)}\n")
+    print_table(table, asked.json)
 
 
 if __name__ == "__main__":

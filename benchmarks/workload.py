@@ -1,32 +1,38 @@
-"""What the benchmarks compute: shapes, a dense batch, its FLOPs, the machine's rate.
+"""What the benchmarks compute: shapes of models, and rows, random or of a data set.
 
-Axes: A micro-batches, B rows, L positions, K heads, R rows, D width, V vocabulary.
+Axes: A micro-batches, B rows, L positions.
 """
 
 import argparse
-import time
+from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from shared.batches import Batch
+from shared.batches import Batch, Columns, TrainBatches
 from shared.command_line import parse
 from shared.config import Config
+from shared.data import Split, load_splits
 from shared.freed_memory import keep_freed_memory
-from shared.model_config import ModelConfig
+from shared.inputs import read_tokenizer
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
+_LLAMA = [
+    *("--model", "tiny", "--model.family", "llama", "--model.activation", "silu"),
+    *("--model.no-qkv-bias", "--model.no-out-bias", "--model.no-mlp-bias"),
+    *("--model.max-positions", "8192"),
+]
 SHAPES = {
     "tiny": ["--model", "tiny"],
     "distilgpt2": ["--model", "distilgpt2-shape"],
     "smollm2-135m": [
-        *("--model", "tiny", "--model.family", "llama", "--model.num-layers", "30"),
-        *("--model.width", "576", "--model.num-attention-heads", "9"),
-        *("--model.num-kv-heads", "3", "--model.ffn-width", "1536"),
-        *("--model.vocab-size", "49152", "--model.max-positions", "2048"),
-        *("--model.activation", "silu", "--model.no-qkv-bias", "--model.no-out-bias"),
-        "--model.no-mlp-bias",
+        *(*_LLAMA, "--model.num-layers", "30", "--model.width", "576"),
+        *("--model.num-attention-heads", "9", "--model.num-kv-heads", "3"),
+        *("--model.ffn-width", "1536", "--model.vocab-size", "49152"),
+    ],
+    "llama-1b": [
+        *(*_LLAMA, "--model.num-layers", "16", "--model.width", "2048"),
+        *("--model.num-attention-heads", "32", "--model.num-kv-heads", "8"),
+        *("--model.ffn-width", "8192", "--model.vocab-size", "128256"),
     ],
 }
 
@@ -36,9 +42,19 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
     keep_freed_memory()
     made = argparse.ArgumentParser(description=description.splitlines()[0])
     made.add_argument("--shape", choices=tuple(SHAPES), default="distilgpt2")
+    made.add_argument(
+        "--data",
+        default="synthetic",
+        help="synthetic (dense random rows), or what the trainers' --data takes: mbpp, "
+        "a folder, ...",
+    )
+    made.add_argument("--tokenizer", default="", help="folder, where --data is text")
     made.add_argument("--batch", type=int, default=4, help="rows B")
     made.add_argument("--length", type=int, default=256, help="positions L")
     made.add_argument("--heads", type=int, default=4, help="K, head 0 included")
+    made.add_argument("--head-type", default="linear")
+    made.add_argument("--device", default="auto")
+    made.add_argument("--dtype", default="float32")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--json", help="also write the rows to this file")
     made.set_defaults(**defaults)
@@ -46,14 +62,64 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
 
 
 def config(asked: argparse.Namespace, algo: str = "baseline") -> Config:
-    """The trainer's config of a shape, with `linear` heads."""
+    """The trainer's config of what was asked for."""
     options = [
         *SHAPES[asked.shape],
-        *("--algo", algo, "--heads", str(asked.heads), "--device", "cpu"),
+        *("--algo", algo, "--heads", str(asked.heads)),
+        *("--head-type", asked.head_type),
+        *("--device", asked.device, "--machine.dtype", asked.dtype),
         *("--data.max-length", str(asked.length)),
-        *("--data.batch-size", str(asked.batch), "--data.layout", "padded"),
+        *("--data.batch-size", str(asked.batch)),
     ]
-    return parse(options, "benchmarks").config
+    if asked.data != "synthetic":
+        options += ["--data", asked.data]
+    if asked.tokenizer:
+        options += ["--data.tokenizer", asked.tokenizer]
+    cfg, _ = read_tokenizer(parse(options, "benchmarks").config)
+    return cfg
+
+
+def title(asked: argparse.Namespace, rate: float | None = None) -> str:
+    """What a table is about, for the line above it."""
+    import jax
+
+    text = (
+        f"{asked.shape}, {asked.heads} {asked.head_type} heads, {asked.data}, "
+        f"{asked.batch} x {asked.length}, {asked.dtype}, jax {jax.__version__} on "
+        f"{jax.devices()[0].device_kind}"
+    )
+    if rate is not None:
+        text += f"; products run at {rate / 1e9:.0f} GFLOP/s"
+    return text
+
+
+def train_split(cfg: Config) -> Split:
+    """The documents of the training split of `--data`."""
+    _, tokenizer = read_tokenizer(cfg)
+    return load_splits(cfg.data, tokenizer, splits=["train"])["train"]
+
+
+def rows_of(cfg: Config, split: Split, steps: int, layout: str) -> list[Batch]:
+    """The first training batches `[1, B, L]` of a split, packed or padded.
+
+    Signals are drawn at random: what they say plays no part in what a step costs.
+    """
+    rng = np.random.default_rng(0)
+    ref_nll = tuple(rng.gamma(8, 1.2, len(d.tokens)) for d in split.documents)
+    columns = Columns(
+        ref_nll=tuple(x.astype(np.float32) for x in ref_nll),
+        reward=rng.normal(size=len(split.documents)).astype(np.float32),
+    )
+    batches = TrainBatches(
+        split,
+        columns,
+        max_length=cfg.data.max_length,
+        batch_size=cfg.data.batch_size,
+        accumulation=1,
+        layout=layout,
+        seed=0,
+    )
+    return [next(batches) for _ in range(min(steps, batches.steps_per_epoch(0)))]
 
 
 def dense_batch(cfg: Config, seed: int = 0) -> Batch:
@@ -78,55 +144,16 @@ def dense_batch(cfg: Config, seed: int = 0) -> Batch:
     )
 
 
-def matrix_numbers(model: ModelConfig) -> int:
-    """Numbers in the trunk's matrices, each one multiply-add a position."""
-    attention = model.width * model.H * (2 * model.num_attention_heads)
-    attention += model.width * model.H * 2 * model.kv_heads
-    ffn = (3 if model.is_rotary else 2) * model.width * model.F
-    return model.num_layers * (attention + ffn)
+def batches_of(
+    asked: argparse.Namespace, cfg: Config, layout: str, steps: int = 8
+) -> list[Batch]:
+    """What was asked for: dense random rows, or those of a data set."""
+    if asked.data == "synthetic":
+        return [dense_batch(cfg)]
+    return rows_of(cfg, train_split(cfg), steps, layout)
 
 
-def flops(cfg: Config, batch: Batch) -> float:
-    """Of the matrix products that a step cannot do without.
-
-    Trunk: 6 for each number of its matrices and position, and 12 D for each pair of
-    positions that attend (causal) in a layer, forward and backward. Heads: 6 D V for
-    each row that weighs something; 2 D V more for each row that rho1 scores.
-    """
-    model = cfg.model
-    B, L = batch.tokens_BL.shape[1:]
-    total = 6.0 * matrix_numbers(model) * B * L
-    total += (
-        12.0
-        * model.H
-        * model.num_attention_heads
-        * model.num_layers
-        * B
-        * (L * (L + 1) / 2)
-    )
-    targets = [B * (L - 1 - k) for k in range(cfg.heads.count)]
-    kept = 1.0 - (cfg.weighting.skip_fraction if cfg.rule == "skip" else 0.0)
-    row = 2.0 * model.width * model.vocab_size
-    total += 3 * row * kept * sum(targets)
-    if cfg.algo.startswith("rho1"):
-        total += row * targets[0]
-    return total
-
-
-def gemm_rate(cfg: Config, rows: int) -> float:
-    """FLOPs a second of the head's three products over so many rows; the best of 3."""
-    D, V = cfg.model.width, cfg.model.vocab_size
-    x_RD, w_VD = jnp.ones((rows, D)), jnp.ones((V, D))
-
-    @jax.jit
-    def products(x_RD, w_VD):
-        logits_RV = x_RD @ w_VD.T
-        return logits_RV @ w_VD, logits_RV.T @ x_RD
-
-    jax.block_until_ready(products(x_RD, w_VD))
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        jax.block_until_ready(products(x_RD, w_VD))
-        seconds.append(time.perf_counter() - started)
-    return 6.0 * rows * D * V / min(seconds)
+def with_rows(cfg: Config, batch_size: int, max_length: int) -> Config:
+    """The same config over other rows."""
+    data = replace(cfg.data, batch_size=batch_size, max_length=max_length)
+    return replace(cfg, data=data)

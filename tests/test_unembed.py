@@ -149,29 +149,26 @@ def test_no_rows_at_all():
 
 
 @pytest.mark.parametrize(
-    "rows, vocab, sizes",
+    "rows, vocab, width, sizes",
     [
-        (0, 259, (1, 1)),
-        (1, 259, (1, 1)),
-        (100, 259, (100, 100)),
-        (130, 50_257, (130, 65)),
-        (1023, 50_257, (1024, 256)),
-        (8192, 259, (1024, 1024)),
-        (8192, 2048, (1024, 512)),
-        (8192, 50_257, (1024, 256)),
-        (8192, 262_144, (256, 64)),
-        (8192, 10**8, (1, 1)),
+        (0, 259, 64, (1, 1)),
+        (1, 259, 64, (1, 1)),
+        (100, 259, 64, (100, 100)),
+        (130, 50_257, 64, (130, 65)),
+        (1023, 50_257, 64, (1024, 256)),
+        (8192, 259, 64, (256, 256)),
+        (8192, 2048, 1024, (1024, 512)),
+        (8192, 50_257, 768, (768, 192)),
+        (8192, 262_144, 2048, (256, 64)),
+        (8192, 10**8, 2048, (1, 1)),
     ],
 )
-def test_sizes_of_blocks(rows, vocab, sizes):
-    assert row_blocks.block_sizes(rows, vocab) == sizes
+def test_sizes_of_blocks(rows, vocab, width, sizes):
+    assert row_blocks.block_sizes(rows, vocab, width) == sizes
 
 
-def test_turns_are_those_that_the_kept_rows_need(monkeypatch):
+def test_turns_are_those_that_the_kept_rows_need():
     """The loop counts at run time: one program, more or less work."""
-    monkeypatch.setattr(row_blocks, "LARGEST_BLOCK", 64)
-    monkeypatch.setattr(row_blocks, "SMALLEST_BLOCK", 16)
-    monkeypatch.setattr(row_blocks, "LEAST_BYTES", 1)
     traces = []
 
     def count(kept_R):
@@ -180,8 +177,7 @@ def test_turns_are_those_that_the_kept_rows_need(monkeypatch):
         def turn(index_N):
             return (jnp.ones(index_N.shape, int),), index_N.shape[0]
 
-        empty = ((jnp.zeros(kept_R.shape, int),), 0)
-        return row_blocks.walk(kept_R, 31, turn, empty)
+        return row_blocks.walk(kept_R, 0, (64, 16), turn, (jnp.zeros(256, int),), 0)
 
     jitted = jax.jit(count)
     for kept, computed in ((0, 0), (1, 16), (48, 48), (49, 64), (64, 64), (70, 80),

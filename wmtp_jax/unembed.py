@@ -18,9 +18,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from wmtp_jax import row_blocks
-from wmtp_jax.row_blocks import Scored
+from wmtp_jax.row_blocks import Rows, Scored
 
 Heads = tuple[jax.Array, jax.Array, jax.Array | None]  # states_KRD, shared_VD, own_KVD
+# What is found of rows: the arrays it starts from, and how a part of them is filled.
+NLL = (row_blocks.nll_start, row_blocks.nll)
+GRADIENT = (row_blocks.gradient_start, row_blocks.nll_and_gradient)
+Core = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def nll_heads(
@@ -48,7 +52,7 @@ def nll_heads(
     """
     heads = (_rows(_without_gradient(states_KBLD)), shared_VD, own_KVD)
     rows = tuple(_rows_of_heads(x) for x in (targets_BLK, kept_BLK))
-    (nll_KR,), _, _ = _run(row_blocks.nll, mesh, heads, rows)
+    (nll_KR,), _, _ = _run(NLL, mesh, heads, rows)
     return _positions(nll_KR, targets_BLK.shape)
 
 
@@ -81,8 +85,8 @@ def score_rows(
     heads = (_rows(states), unembed_VD, None)
     rows = tuple(_rows_of_heads(x[..., None]) for x in (targets_BL, kept_BL))
     devices = 1 if mesh is None else mesh.size
-    if not row_blocks.fits_one_block(kept_BL.size // devices, unembed_VD.shape[0]):
-        (nll_KR,), _, _ = _run(row_blocks.nll, mesh, heads, rows)
+    if not row_blocks.fits_one_block(kept_BL.size // devices, *unembed_VD.shape):
+        (nll_KR,), _, _ = _run(NLL, mesh, heads, rows)
         return nll_KR.reshape(kept_BL.shape), None
     scored = _run_scored(mesh, heads, rows)
     return scored.nll_R.reshape(kept_BL.shape), scored
@@ -122,14 +126,13 @@ def _weighted(
 ) -> tuple[jax.Array, jax.Array]:
     del scored  # not worth a second form for a sum without a gradient
     *chosen, factor_KR = rows
-    (nll_KR,), _, _ = _run(row_blocks.nll, mesh, heads, tuple(chosen))
+    (nll_KR,), _, _ = _run(NLL, mesh, heads, tuple(chosen))
     return jnp.sum(factor_KR * nll_KR), nll_KR
 
 
 def _forward(mesh, heads, rows, scored):
-    (nll_KR, d_states), d_shared, d_own = _run(
-        row_blocks.nll_and_gradient, mesh, heads, rows, scored
-    )
+    found, d_shared, d_own = _run(GRADIENT, mesh, heads, rows, scored)
+    nll_KR, d_states = found
     return (jnp.sum(rows[-1] * nll_KR), nll_KR), (d_states, d_shared, d_own)
 
 
@@ -147,7 +150,7 @@ _weighted.defvjp(_forward, _backward)
 
 
 def _run(
-    core: Callable[..., Any],
+    core: Core,
     mesh: Mesh | None,
     heads: Heads,
     rows: tuple[jax.Array, ...],
@@ -176,8 +179,7 @@ def _run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) ->
 
     def here(heads, rows):
         states_KRD, unembed_VD, _ = heads
-        arguments = (x[0] for x in (states_KRD, *rows))
-        return row_blocks.scored_nll(unembed_VD, *arguments)
+        return row_blocks.scored_nll(unembed_VD, _flat(states_KRD, rows))
 
     if mesh is None or mesh.size == 1:
         return here(heads, rows)
@@ -192,40 +194,39 @@ def _run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) ->
 
 
 def _of_heads(
-    core: Callable[..., Any],
+    core: Core,
     heads: Heads,
     rows: tuple[jax.Array, ...],
     scored: Scored | None,
 ) -> tuple[tuple[jax.Array, ...], Any, Any]:
     """Heads that share an unembedding are one set of rows; others run one by one."""
     states_KRD, shared_VD, own_KVD = heads
-    kept = () if scored is None else (scored,)
-    arguments = (states_KRD, *rows)
-    if own_KVD is None and (scored is None or len(states_KRD) == 1):
-        return *_as_one(core, shared_VD, arguments, *kept), None
-    first, of_shared = core(shared_VD, *(x[0] for x in arguments), *kept)
-    rest = tuple(x[1:] for x in arguments)
-    if own_KVD is None:
-        others, more = _as_one(core, shared_VD, rest)
-        of_shared, of_own = jax.tree.map(jnp.add, of_shared, more), None
+    K, R, _ = states_KRD.shape
+    flat = _flat(states_KRD, rows)
+    start, fill = core
+    found, of_own = start(flat), None
+    if own_KVD is None and scored is None:
+        found, of_shared = fill(shared_VD, flat, found, 0, K * R)
     else:
-        others, of_own = jax.lax.map(lambda head: core(*head), (own_KVD, *rest))
-    both = zip(first, others, strict=True)
-    found = tuple(jnp.concatenate([x[None], more]) for x, more in both)
-    return found, of_shared, of_own
+        kept = () if scored is None else (scored,)
+        found, of_shared = fill(shared_VD, flat, found, 0, R, *kept)
+    if own_KVD is not None:
+
+        def one(found, head):
+            own_VD, first = head
+            return fill(own_VD, flat, found, first, R)
+
+        found, of_own = jax.lax.scan(one, found, (own_KVD, R * jnp.arange(1, K)))
+    elif scored is not None and K > 1:
+        found, more = fill(shared_VD, flat, found, R, (K - 1) * R)
+        of_shared = jax.tree.map(jnp.add, of_shared, more)
+    return tuple(x.reshape(K, R, *x.shape[1:]) for x in found), of_shared, of_own
 
 
-def _as_one(
-    core: Callable[..., Any],
-    unembed_VD: jax.Array,
-    arguments: tuple[jax.Array, ...],
-    *scored: Scored,
-) -> tuple[tuple[jax.Array, ...], Any]:
-    """`core` of several heads `[K, R, ...]` with one unembedding."""
-    K, R = arguments[0].shape[:2]
-    flat = (x.reshape(K * R, *x.shape[2:]) for x in arguments)
-    found, of_shared = core(unembed_VD, *flat, *scored)
-    return tuple(x.reshape(K, R, *x.shape[1:]) for x in found), of_shared
+def _flat(states_KRD: jax.Array, rows: tuple[jax.Array, ...]) -> Rows:
+    """Rows of `[K, R]`, head after head."""
+    K, R, D = states_KRD.shape
+    return Rows(states_KRD.reshape(K * R, D), *(x.reshape(K * R) for x in rows))
 
 
 def _rows(states_KBLD: jax.Array) -> jax.Array:

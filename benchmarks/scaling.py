@@ -29,9 +29,10 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = workload.parser(__doc__, batch=2, length=64, rounds=3)
+    parser = workload.parser(__doc__, batch=2, length=128, rounds=3)
     axes = tuple(POINTS)
     parser.add_argument("--axes", nargs="+", choices=axes, default=axes)
+    parser.add_argument("--points", type=int, choices=(3, 4), default=3)
     parser.add_argument("--plot", help="also draw the points into this PNG")
     asked = parser.parse_args()
     if asked.data != "synthetic":
@@ -87,7 +88,7 @@ def draw(table: list[Row], path: str, title: str) -> None:
         ends = np.array([0, x.max()])
         plot.plot(ends, start + slope * ends, "-", linewidth=1, label="line")
         plot.set_xlabel(NAMES[axis])
-        plot.set_ylim(bottom=0)
+        plot.set_ylim(0, 1.05 * max(row["max"] for row in table))
         plot.grid(alpha=0.3)
     plots[0][0].set_ylabel("seconds a step")
     plots[0][0].legend()
@@ -106,9 +107,9 @@ def _of_one_state(asked: argparse.Namespace, configs: dict[float, Config]) -> Ax
 
 
 def over_rows(asked: argparse.Namespace) -> Axis:
-    """B, from half of what was asked for to four times as much."""
+    """B, from what was asked for on, twice as much each time."""
     cfg = workload.config(asked)
-    sizes = sorted({max(1, asked.batch * n // 2) for n in (1, 2, 4, 8)})
+    sizes = [asked.batch * n for n in _doubled(asked)]
     return _of_one_state(
         asked, {B: workload.with_rows(cfg, B, asked.length) for B in sizes}
     )
@@ -117,16 +118,16 @@ def over_rows(asked: argparse.Namespace) -> Axis:
 def over_length(asked: argparse.Namespace) -> Axis:
     """L, likewise."""
     cfg = workload.config(asked)
-    lengths = sorted({max(8, asked.length * n // 2) for n in (1, 2, 4, 8)})
+    lengths = [asked.length * n for n in _doubled(asked)]
     return _of_one_state(
         asked, {L: workload.with_rows(cfg, asked.batch, L) for L in lengths}
     )
 
 
 def over_heads(asked: argparse.Namespace) -> Axis:
-    """K: each its own model."""
+    """K, from 1 on: each its own model."""
     made: Axis = {}
-    for K in (1, 2, 3, 4):
+    for K in _doubled(asked):
         cfg = workload.config(argparse.Namespace(**{**vars(asked), "heads": K}))
         made[K] = peers.ours(cfg, [workload.dense_batch(cfg)])
     return made
@@ -139,9 +140,13 @@ def over_skip(asked: argparse.Namespace) -> Axis:
         asked,
         {
             share: replace(cfg, weighting=replace(cfg.weighting, skip_fraction=share))
-            for share in (0.0, 0.25, 0.5, 0.75)
+            for share in (0.0, 0.3, 0.6, 0.9)[: asked.points]
         },
     )
+
+
+def _doubled(asked: argparse.Namespace) -> tuple[int, ...]:
+    return (1, 2, 4, 8)[: asked.points]
 
 
 POINTS = {

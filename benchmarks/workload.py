@@ -55,7 +55,7 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
     made.add_argument("--head-type", default="linear")
     made.add_argument("--device", default="auto")
     made.add_argument("--dtype", default="float32")
-    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--json", help="also write the rows to this file")
     made.set_defaults(**defaults)
     return made

@@ -4,13 +4,12 @@ Nothing is random but what a NumPy Philox generator keyed by the seed says, so b
 backends and every resumed run see the same. L positions of a row, S documents in it.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
 MIN_DOCUMENT = 2  # a shorter one has nothing to predict
-OPEN_ROWS = 64
+WINDOW = 4096  # documents that are laid out together
 # Streams of one Philox key: 2^192 numbers lie between two of them.
 NOISE, PERMUTATION, ORDER = range(3)
 
@@ -39,7 +38,11 @@ def pack_epoch(
     max_documents: int,
     order: Sequence[int] | np.ndarray,
 ) -> list[list[int]]:
-    """Lays whole documents out in rows: first fit over at most 64 open rows.
+    """Lays the documents of an epoch out in rows: tightly, a window at a time.
+
+    Within a window of `WINDOW` documents the longest go first (`pack_tightly`); which
+    documents meet in a row depends on the order only through the windows and among
+    equal lengths.
 
     Args:
       lengths: tokens of each document, at most `max_length`.
@@ -48,41 +51,30 @@ def pack_epoch(
       order: document indices in the order in which they are laid out.
 
     Returns:
-      Document indices of each row, rows in the order in which they were begun.
+      Document indices of each row, rows in the order of their longest documents.
 
     Example:
-      >>> pack_epoch([5, 4, 3, 2], max_length=8, max_documents=8, order=[0, 1, 2, 3])
-      [[0, 2], [1, 3]]
+      >>> pack_epoch([5, 4, 3, 2], max_length=8, max_documents=8, order=[1, 0, 2, 3])
+      [[1, 3], [0, 2]]
     """
     rows: list[list[int]] = []
-    room: list[int] = []
-    still_open: deque[int] = deque()
-    for index in map(int, order):
-        length = lengths[index]
-        _check_length(length, max_length)
-        chosen = next((row for row in still_open if room[row] >= length), None)
-        if chosen is None:
-            if len(still_open) == OPEN_ROWS:
-                still_open.popleft()
-            chosen = len(rows)
-            rows.append([])
-            room.append(max_length)
-            still_open.append(chosen)
-        rows[chosen].append(index)
-        room[chosen] -= length
-        if room[chosen] < MIN_DOCUMENT or len(rows[chosen]) == max_documents:
-            still_open.remove(chosen)
+    for start in range(0, len(order), WINDOW):
+        here = [int(index) for index in order[start : start + WINDOW]]
+        of_window = pack_tightly([lengths[i] for i in here], max_length, max_documents)
+        rows += [[here[at] for at in row] for row in sorted(of_window)]
     return rows
 
 
-def pack_tightly(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+def pack_tightly(
+    lengths: Sequence[int], max_length: int, max_documents: int | None = None
+) -> list[list[int]]:
     """Lays whole documents out in few rows: longest first, where least room is left.
-
-    For passes that sum nothing over a document: a row holds as many as fit.
 
     Args:
       lengths: tokens of each document, at most `max_length`.
       max_length: L.
+      max_documents: S; None lets a row hold as many as fit, for passes that sum nothing
+        over a document.
 
     Returns:
       Document indices of each row; no seed decides, of equal lengths the first goes
@@ -107,8 +99,9 @@ def pack_tightly(lengths: Sequence[int], max_length: int) -> list[list[int]]:
             chosen, room = len(rows), max_length
             rows.append([])
         rows[chosen].append(index)
-        with_room[room - length].append(chosen)
-        rooms |= 1 << (room - length)
+        if len(rows[chosen]) != max_documents:
+            with_room[room - length].append(chosen)
+            rooms |= 1 << (room - length)
     return rows
 
 

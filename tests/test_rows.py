@@ -1,11 +1,11 @@
 """Packing of documents into rows, and their order."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.rows import (
-    OPEN_ROWS,
     documents_per_row,
     epoch_order,
     pack_epoch,
@@ -32,32 +32,37 @@ def test_rows_hold_each_document_once_and_whole(lengths, max_documents, seed):
     assert share == pytest.approx(1 - used / (len(rows) * L) if rows else 0)
 
 
-@given(lengths_lists.filter(lambda x: len(x) < OPEN_ROWS), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_rows_are_first_fit(lengths, max_documents):
-    rows = []
-    for i, n in enumerate(lengths):
-        fits = (
-            row
-            for row in rows
-            if len(row) < max_documents and sum(lengths[j] for j in row) + n <= L
-        )
-        row = next(fits, None)
-        if row is None:
-            rows.append([i])
-        else:
-            row.append(i)
-    order = range(len(lengths))
-    packed = pack_epoch(lengths, max_length=L, max_documents=max_documents, order=order)
-    assert packed == rows
+@given(lengths_lists, st.integers(1, 5), st.integers(0, 2**64))
+@settings(max_examples=40, deadline=None)
+def test_rows_come_in_the_order_of_their_longest_documents(
+    lengths, max_documents, seed
+):
+    order = list(epoch_order(len(lengths), seed, 0))
+    rows = pack_epoch(lengths, max_length=L, max_documents=max_documents, order=order)
+    assert all(lengths[row[0]] == max(lengths[i] for i in row) for row in rows)
+    places = [order.index(row[0]) for row in rows]
+    assert places == sorted(places)
 
 
-def test_cost_of_packing_is_bounded_by_the_open_rows():
-    # Rows that nothing fits into any more pile up, and the oldest ones are closed.
-    lengths = [20] * 1000 + [12] * 1000
-    order = range(len(lengths))
+def test_an_epoch_is_laid_out_in_windows(monkeypatch):
+    """What comes in another window is never in the same row."""
+    monkeypatch.setattr("shared.rows.WINDOW", 10)
+    lengths = [20] * 50 + [12] * 50
+    order = epoch_order(100, 3, 0)
     rows = pack_epoch(lengths, max_length=L, max_documents=8, order=order)
-    assert sum(len(row) == 2 and lengths[row[0]] == 20 for row in rows) == OPEN_ROWS
+    window = {index: at // 10 for at, index in enumerate(order)}
+    assert all(len({window[i] for i in row}) == 1 for row in rows)
+    assert sum(len(row) == 2 for row in rows) > 20
+
+
+def test_rows_of_mbpp_are_nearly_full():
+    """Lengths drawn like those of MBPP's documents in GPT-2's tokens, at most 256."""
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(4.82, 0.43, 374)).astype(int).clip(47, 256).tolist()
+    for epoch in range(3):
+        order = epoch_order(374, 0, epoch)
+        rows = pack_epoch(lengths, max_length=256, max_documents=16, order=order)
+        assert padding_share(rows, lengths, 256) < 0.05
 
 
 @given(lengths_lists)

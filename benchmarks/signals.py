@@ -27,6 +27,7 @@ from shared.config import Config
 from shared.data import Document, Split
 from shared.passes import Answer, over_documents, token_nll
 from shared.rows import pack_tightly
+from shared.throughput import trunk_flops
 from wmtp_jax import reference, sharding
 from wmtp_jax.start import init_params
 
@@ -227,7 +228,7 @@ def flops(cfg: Config, split: Split) -> float:
     lengths = np.array([len(document.tokens) for document in split.documents])
     targets = sum(int(document.target.sum()) for document in split.documents)
     row = 2.0 * cfg.model.width * cfg.model.vocab_size
-    return floor.trunk_flops(cfg.model, lengths) + row * targets
+    return trunk_flops(cfg.model, lengths) + row * targets
 
 
 def difference(found: Found, right: Found) -> float:

@@ -58,5 +58,5 @@ def require_usable(cfg: Config, usable: dict[str, tuple[str, ...]], name: str) -
     """
     for field, values in usable.items():
         if (got := getattr(cfg.machine, field)) not in values:
-            known = f"{', '.join(values[:-1])} or {values[-1]}"
+            known = " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
             raise ValueError(f"machine.{field} must be {known} in {name}, got {got!r}")

@@ -214,6 +214,8 @@ class MachineConfig(Checked):
     """`auto` takes the GPU (JAX) or the Mac's mps (torch) where there is one"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the computation (JAX: bfloat16, torch: float16); the rest stays float32"""
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+    """JAX: what the optimizer keeps its first moment in; half the memory, rounded"""
     attention: Literal["auto", "xla", "cudnn", "eager", "sdpa"] = "auto"
     """JAX: `auto` is cuDNN's kernel on a GPU in bfloat16, else XLA; torch: sdpa"""
     rematerialise: bool = False

@@ -101,6 +101,7 @@ def _reference_nll(
             "start_files": digests.get("model"),
             "trained_on": splits["reference"].digest,
             "optimizer": asdict(own.optimizer),
+            "first_moment": own.machine.first_moment,
             "epochs": cfg.reference.epochs,
             "batch_size": cfg.data.batch_size,
         }

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from shared.batches import Batch, TrainBatches
 from shared.config import Config
 from shared.console import Progress
+from shared.throughput import throughput
 from shared.tracking import Tracker
 from shared.validate import validate
 
@@ -46,6 +45,7 @@ class Parts:
       step: `(state, batches) -> (state, metrics)`.
       eval_step: see `validate`.
       asynchronous: whether `step` returns before it is computed.
+      peak_flops: of the devices together, a second, if it is known.
       save: `(step, state, position)` writes a checkpoint; `position` is JSON.
     """
 
@@ -58,6 +58,7 @@ class Parts:
     save: Callable[[int, Any, dict[str, Any]], None]
     tracker: Tracker
     asynchronous: bool
+    peak_flops: float | None = None
 
 
 @dataclass
@@ -86,7 +87,7 @@ def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bo
             done.first_eval = _evaluate(state, done, 0, parts)
             parts.tracker.log(done.first_eval, 0)
             _save(state, done, 0, parts)
-        recorder = Recorder(parts.tracker, progress)  # its clock starts with step 1
+        recorder = Recorder(parts, progress)  # its clock starts with step 1
         stopping = False
         for number in range(start + 1, parts.num_steps + 1):
             if stopping or _is_enough(done, cfg):
@@ -95,7 +96,7 @@ def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bo
             state, metrics = parts.step(state, batches)
             recorder.wait()
             recorder.log({})
-            recorder.pending = (number, metrics, int(np.sum(batches.document_BL > 0)))
+            recorder.pending = (number, metrics, batches)
             if not parts.asynchronous:
                 recorder.wait()
             stopping = stop.requested  # read once: it may be set at any moment
@@ -115,10 +116,10 @@ def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bo
 class Recorder:
     """Reads the metrics of the step dispatched last, and hands them on."""
 
-    def __init__(self, tracker: Tracker, progress: Progress) -> None:
-        self.tracker = tracker
+    def __init__(self, parts: Parts, progress: Progress) -> None:
+        self.parts = parts
         self.progress = progress
-        self.pending: tuple[int, dict[str, Any], int] | None = None
+        self.pending: tuple[int, dict[str, Any], Batch] | None = None
         self.read: dict[str, float] | None = None
         self.clock = time.perf_counter()
 
@@ -126,21 +127,22 @@ class Recorder:
         """Waits for the pending step and takes its time, before anything else runs."""
         if self.pending is None or self.read is not None:
             return
-        number, metrics, tokens = self.pending
+        number, metrics, batches = self.pending
         self.read = {name: float(x) for name, x in metrics.items()}  # host sync
         if not math.isfinite(self.read["loss"]):
             raise FloatingPointError(f"loss is {self.read['loss']} at step {number}")
         now = time.perf_counter()
-        self.read["seconds"] = now - self.clock
-        self.read["tokens_per_s"] = tokens / self.read["seconds"]
-        self.clock = now
+        seconds, self.clock = now - self.clock, now
+        cfg, peak = self.parts.cfg, self.parts.peak_flops
+        speed = throughput(cfg, batches, self.read, seconds, peak)
+        self.read |= {"seconds": seconds, **speed}
 
     def log(self, extra: dict[str, float]) -> None:
         """Logs the step that was waited for, with `extra` from an evaluation."""
         if self.pending is not None and self.read is not None:
             number = self.pending[0]
-            self.tracker.log({**self.read, **extra}, number)
-            shown = ("loss", "nll_head_", "tokens_per_s")
+            self.parts.tracker.log({**self.read, **extra}, number)
+            shown = ("loss", "nll_head_", "tokens_per_s", "mfu")
             fields = {k: v for k, v in self.read.items() if k.startswith(shown)}
             self.progress.update(number, **fields, **extra)
         self.pending = self.read = None

@@ -32,7 +32,7 @@ SMALL = (
     *("--train.eval-every", str(EVAL_EVERY), "--train.keep-checkpoints", "99"),
 )
 # What a clock decides.
-TIMES = {"seconds", "tokens_per_s"}
+TIMES = {"seconds", "tokens_per_s", "tflops_per_s"}
 
 
 @pytest.fixture(scope="module", autouse=True)

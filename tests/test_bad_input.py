@@ -107,6 +107,11 @@ DEVICES = {
         ("--machine.attention", "cudnn"),
         ("machine.dtype", "bfloat16", "'float32'"),
     ),
+    "first moment in bfloat16 in torch": (
+        torch_main,
+        ("--machine.first-moment", "bfloat16"),
+        ("machine.first_moment must be float32", "wmtp_torch_mps", "'bfloat16'"),
+    ),
     "cudnn in torch": (
         torch_main,
         ("--machine.attention", "cudnn", "--machine.dtype", "bfloat16"),

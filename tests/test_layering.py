@@ -27,7 +27,12 @@ ALLOWED = {
     "shared/tensor_files.py": {"numpy", "safetensors"},
     "wmtp_jax/row_blocks.py": {"jax"},
     "wmtp_jax/unembed.py": {"jax", "wmtp_jax.row_blocks"},
-    "wmtp_jax/sharding.py": {"jax", "shared.backend", "shared.config"},
+    "wmtp_jax/sharding.py": {
+        "jax",
+        "shared.backend",
+        "shared.config",
+        "shared.throughput",
+    },
     "wmtp_jax/place.py": {"jax", "numpy", "shared.model_config"},
     "wmtp_jax/model.py": {
         "jax",

@@ -29,7 +29,7 @@ def cut_in_half(folder):
 
 def rows_of(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    timed = ("seconds", "tokens_per_s")
+    timed = ("seconds", "tokens_per_s", "tflops_per_s")
     return [
         {name: x for name, x in json.loads(line).items() if name not in timed}
         for line in lines

@@ -32,19 +32,25 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, the update rule, and a rate per group of parameters."""
-    rule = cfg.optimizer
+    rule, kept_in = cfg.optimizer, cfg.machine.first_moment
     schedule = make_schedule(rule, num_steps)
     decay = {"weight_decay": rule.weight_decay, "mask": is_matrix}
     if rule.name == "adamw":
         core = optax.adamw(
-            schedule, b1=rule.beta1, b2=rule.beta2, eps=rule.epsilon, **decay
+            schedule,
+            b1=rule.beta1,
+            b2=rule.beta2,
+            eps=rule.epsilon,
+            mu_dtype=kept_in,
+            **decay,
         )
     elif rule.name == "lion":
-        core = optax.lion(schedule, b1=rule.beta1, b2=rule.beta2, **decay)
+        betas = {"b1": rule.beta1, "b2": rule.beta2}
+        core = optax.lion(schedule, **betas, mu_dtype=kept_in, **decay)
     else:
         core = optax.chain(
             optax.add_decayed_weights(**decay),
-            optax.sgd(schedule, momentum=rule.beta1 or None),
+            optax.sgd(schedule, momentum=rule.beta1 or None, accumulator_dtype=kept_in),
         )
     scales = {
         "trunk": 1.0,
@@ -92,9 +98,9 @@ def _scale_groups(scales: dict[str, float]) -> optax.GradientTransformation:
 
 
 def moments_of(opt_state: Any, cfg: OptimizerConfig) -> dict[str, Any]:
-    """Moment -> tree like the parameters: what another trainer goes on with."""
+    """Moment -> tree like the parameters, float32: for the other trainer to go on."""
     return {
-        name: optax.tree_utils.tree_get(opt_state, key)
+        name: optax.tree.cast(optax.tree_utils.tree_get(opt_state, key), jnp.float32)
         for name, key in _moments(cfg).items()
     }
 
@@ -111,7 +117,14 @@ def with_moments(
     Args:
       updates: what Adam has counted; a trainer in float16 leaves some steps out.
     """
-    named = {key: moments[name] for name, key in _moments(cfg).items()}
+    named = {
+        key: jax.tree.map(
+            lambda now, given: jnp.asarray(given, now.dtype),
+            optax.tree_utils.tree_get(opt_state, key),
+            moments[name],
+        )
+        for name, key in _moments(cfg).items()
+    }
     count = jnp.asarray(step, jnp.int32)
     state = optax.tree_utils.tree_set(opt_state, **named, count=count)
     return optax.tree_utils.tree_set(

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shared.backend import require_usable
 from shared.config import Config
+from shared.throughput import peak_flops
 
 log = logging.getLogger("wmtp")
 # Of what a config can name.
@@ -42,6 +43,12 @@ def find_mesh(cfg: Config) -> Mesh:
 def kind_of(mesh: Mesh) -> str:
     """Of its devices, as JAX calls it: `cpu`, `gpu`."""
     return mesh.devices.flat[0].platform
+
+
+def peak_of(mesh: Mesh, cfg: Config) -> float | None:
+    """FLOPs a second of all devices at their best, if that is known."""
+    kind = mesh.devices.flat[0].device_kind
+    return peak_flops(kind, cfg.machine.dtype, mesh.size)
 
 
 def make_mesh(cfg: Config) -> Mesh:

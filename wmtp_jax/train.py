@@ -27,7 +27,7 @@ from shared.tracking import open_trackers
 from wmtp_jax import checkpoint, critic, reference, report
 from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, replicated
+from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
 from wmtp_jax.state import abstract_state, make_state
 from wmtp_jax.step import make_eval_step, make_train_step
 
@@ -103,6 +103,7 @@ def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
         validation=validation,
         tracker=tracker,
         asynchronous=True,
+        peak_flops=peak_of(mesh, cfg),
     )
     with closing(manager):
         state = train_to_end(state, done, start, parts, path)

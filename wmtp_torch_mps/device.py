@@ -21,6 +21,7 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "Invalid buffer size")
 USABLE = {
     "device": ("auto", "cpu", "mps"),
     "dtype": ("float32", "float16"),
+    "first_moment": ("float32",),
     "attention": ("auto", "eager", "sdpa"),
 }
 # Rows of one product. Over more of them a linear has given gradients 14 719 times too

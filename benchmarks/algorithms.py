@@ -10,8 +10,7 @@ argument goes to `python -m wmtp_jax.train` as it is.
 import tempfile
 
 from benchmarks.runs import options_parser, print_table, train
-
-ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
+from benchmarks.workload import ALGOS
 
 
 def main() -> None:

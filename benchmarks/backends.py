@@ -1,18 +1,24 @@
 """Both trainers on one model and data set: the same steps, and what they cost.
 
-    python -m wmtp_jax.prepare --model MODEL --heads 4 --value-head --out PREPARED
-    python -m benchmarks.backends --model PREPARED --data FOLDER --reference FOLDER
+    python -m benchmarks.backends
+    python -m benchmarks.backends --model PREPARED --reference FOLDER --data FOLDER
 
 Each algorithm runs in `wmtp_jax`, then in `wmtp_torch_mps`, each in a process of its
-own; every other argument goes to both as it is. The model must be a folder with heads
-and a value head (`--value-head`), as the trainers' random generators differ. A
-difference is taken step by step, over the number that JAX logged.
+own. They start from one folder with heads and value head, as the trainers' random
+generators differ: one with random weights of `--shape` is made (and another for the
+reference), or `wmtp_jax.prepare --value-head` has made it of a real model. Options that
+are not known here go to both trainers as they are. A difference is taken step by step,
+over the number that JAX logged.
 """
 
+import argparse
 import tempfile
+from dataclasses import replace
+from pathlib import Path
 
-from benchmarks.algorithms import ALGOS
-from benchmarks.runs import Run, options_parser, print_table, train
+from benchmarks import workload
+from benchmarks.runs import Run, print_table, train
+from wmtp_jax.prepare import prepare
 
 JAX, TORCH = "wmtp_jax", "wmtp_torch_mps"
 COMPARED = ("loss", "nll_head_0", "value_loss", "weight_entropy", "kept_fraction")
@@ -20,12 +26,39 @@ EVALUATED = "eval_nll_head_0"
 
 
 def main() -> None:
-    parser = options_parser(__doc__)
-    parser.add_argument("--algos", nargs="+", default=ALGOS, choices=ALGOS)
-    own, rest = parser.parse_known_args()
-    with tempfile.TemporaryDirectory() as output_dir:
-        rows = [row for algo in own.algos for row in _pair(algo, rest, output_dir)]
-    print_table(rows, own.json)
+    parser = workload.parser(
+        __doc__, shape="tiny", data="minis", batch=4, length=128, rounds=0
+    )
+    parser.add_argument("--algos", nargs="+", default=workload.ALGOS)
+    parser.add_argument("--steps", type=int, default=6, help="of each run")
+    parser.add_argument("--model", help="folder with heads and value head")
+    parser.add_argument("--reference", help="folder; by default random weights")
+    asked, rest = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rest = [*arguments(asked, Path(folder)), *rest]
+        rows = [row for algo in asked.algos for row in _pair(algo, rest, folder)]
+    print(f"{asked.model or workload.title(asked)}, {asked.steps} steps\n")
+    print_table(rows, asked.json)
+
+
+def arguments(asked: argparse.Namespace, folder: Path) -> list[str]:
+    """What both trainers are given; models that are not named are made in `folder`."""
+    named = {"model": asked.model, "reference": asked.reference}
+    for number, (name, path) in enumerate(named.items()):
+        if path is None:
+            cfg = replace(workload.config(asked, "critic"), seed=number)
+            prepare(cfg, folder / name, kind="causal", random_init=True)
+            named[name] = str(folder / name)
+    given = [
+        *("--model", named["model"], "--reference", named["reference"]),
+        *("--data", asked.data, "--heads", str(asked.heads)),
+        *("--data.max-length", str(asked.length)),
+        *("--data.batch-size", str(asked.batch)),
+        *("--train.max-steps", str(asked.steps), "--train.save-every", "1000000"),
+        *("--train.eval-every", "1000000", "--train.no-export"),
+    ]
+    given += ["--data.tokenizer", asked.tokenizer] if asked.tokenizer else []
+    return given
 
 
 def _pair(algo: str, rest: list[str], output_dir: str) -> list[dict]:

@@ -1,13 +1,14 @@
 """The same training step as others would write it, in the simplest good form.
 
-Each maker returns a function that makes one update, waits for it, and returns how many
-tokens it trained on. It walks over its batches again and again.
+Each maker returns a function that makes one update, waits for it, and says what it did.
+It walks over its batches again and again.
 
 Axes: B rows, L positions, K heads, V vocabulary, D width, R rows of a head.
 """
 
 from collections.abc import Callable
 from itertools import cycle
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,15 @@ from wmtp_jax.start import init_params
 from wmtp_jax.state import TrainState, make_state
 from wmtp_jax.step import make_train_step
 
-Step = Callable[[], int]
+
+class Done(NamedTuple):
+    """Tokens that a step trained on, and its loss before the update."""
+
+    tokens: int
+    loss: float
+
+
+Step = Callable[[], Done]
 
 
 def tokens_of(batch: Batch) -> int:
@@ -49,11 +58,11 @@ def ours(
     held = [start(cfg)] if held is None else held
     coming = cycle(batches)
 
-    def run() -> int:
+    def run() -> Done:
         batch = next(coming)
         held[0], metrics = step(held[0], batch)
         jax.block_until_ready((held[0].params, metrics))
-        return tokens_of(batch)
+        return Done(tokens_of(batch), float(metrics["loss"]))
 
     return run
 
@@ -133,11 +142,11 @@ def _with_autodiff(
     held = [params, tx.init(params)]
     step = jax.jit(update, donate_argnums=(0, 1))
 
-    def run() -> int:
+    def run() -> Done:
         batch, tokens = next(coming)
         *held[:], value = step(*held, batch)
         jax.block_until_ready((held, value))
-        return tokens
+        return Done(tokens, float(value))
 
     return run
 
@@ -189,13 +198,14 @@ def torch_naive(cfg: Config, batches: list[Batch], *, compiled: bool = False) ->
     objective = torch.compile(mean_nll) if compiled else mean_nll
     coming = cycle([given(batch) for batch in batches])
 
-    def run() -> int:
+    def run() -> Done:
         tokens_BL, mask_BL, tokens = next(coming)
         optimizer.zero_grad(set_to_none=True)
-        objective(tokens_BL, mask_BL).backward()
+        mean = objective(tokens_BL, mask_BL)
+        mean.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optimizer.clip_norm)
         optimizer.step()
-        return tokens
+        return Done(tokens, float(mean.detach()))
 
     return run
 

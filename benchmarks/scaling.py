@@ -13,7 +13,6 @@ unembedding).
 
 import argparse
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from benchmarks.runs import print_table
 from benchmarks.timing import Times, ratio, take_turns
 from shared.config import Config
 
-Axis = dict[float, Callable[[], int]]
+Axis = dict[float, peers.Step]
 Row = dict[str, Any]
 
 

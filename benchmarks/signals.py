@@ -56,7 +56,9 @@ def main() -> None:
     times = take_turns(turns, rounds=asked.rounds, counted=counted)
     tokens = sum(len(document.tokens) for document in split.documents)
     least = flops(cfg, split)
-    rate = statistics.median(rates(times, counted)["products"])
+    rate = statistics.median(
+        rates({"products": times["products"]}, counted)["products"]
+    )
     rows = []
     for name in runs:
         share = floor.share_of_floor(

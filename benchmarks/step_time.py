@@ -13,7 +13,7 @@ import statistics
 
 from benchmarks import floor, peers, workload
 from benchmarks.runs import print_table
-from benchmarks.timing import Times, rates, ratio, spread, take_turns
+from benchmarks.timing import rates, ratio, spread, take_turns
 
 MADE = {
     "ours": peers.ours,
@@ -37,8 +37,9 @@ def main() -> None:
     }
     made = {"products": floor.products(cfg, asked.batch * asked.length)}
     made |= {name: MADE[name](cfg, given[layouts[name]]) for name in asked.variants}
-    counted: Times = {}
+    counted: dict[str, list] = {}
     times = take_turns(made, rounds=asked.rounds, counted=counted)
+    counted |= {x: [done.tokens for done in counted[x]] for x in asked.variants}
     least = {  # FLOPs that a token needs, by layout
         layout: sum(floor.step_flops(cfg, batch) for batch in batches)
         / sum(peers.tokens_of(batch) for batch in batches)

@@ -18,7 +18,7 @@ def take_turns(
     *,
     rounds: int,
     warmup: int = 1,
-    counted: Times | None = None,
+    counted: dict[str, list[Any]] | None = None,
 ) -> Times:
     """Seconds of every call, by variant.
 

@@ -1,0 +1,137 @@
+"""Every benchmark runs to its table at a tiny size; times are not looked at."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import (
+    floor,
+    head_memory,
+    peers,
+    scaling,
+    signals,
+    step_time,
+    timing,
+    weighting_overhead,
+    workload,
+)
+
+SMALL = ["--shape", "tiny", "--batch", "2", "--length", "32", "--rounds", "1"]
+
+
+@pytest.fixture(autouse=True)
+def memory_as_it_was(monkeypatch):
+    """A benchmark changes how its own process allocates; not this one."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+
+
+def table(monkeypatch, tmp_path, module, *options):
+    """Rows of the table that a benchmark writes."""
+    path = tmp_path / "rows.json"
+    argv = ["benchmark", *SMALL, *options, "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    module.main()
+    return json.loads(path.read_text())
+
+
+def test_step_time(monkeypatch, tmp_path, capsys):
+    rows = table(monkeypatch, tmp_path, step_time)
+    assert [row["step"] for row in rows] == ["ours", "jax-naive", "torch-naive"]
+    assert all(row["tokens/s"] > 0 and row["padding"] == "0.0%" for row in rows)
+    assert "GFLOP/s" in capsys.readouterr().out
+
+
+def test_step_time_of_a_data_set(monkeypatch, tmp_path):
+    """Ours packs; peers pad, JAX's to L and torch's to the longest of the batch."""
+    options = ("--data", "minis", "--length", "512")
+    rows = table(monkeypatch, tmp_path, step_time, *options)
+    shares = [float(row["padding"].rstrip("%")) for row in rows]
+    assert 0 < shares[0] < shares[1] and 0 < shares[2] < shares[1]
+
+
+@pytest.mark.parametrize("data", ["synthetic", "minis"])
+def test_peers_do_the_same_work(data):
+    """From the same weights their first losses are ours; torch's are random alike."""
+    given = [*SMALL, "--length", "256", "--heads", "3", "--data", data]
+    asked = workload.parser("x").parse_args(given)
+    cfg = workload.config(asked)
+    batches = workload.batches_of(asked, cfg, "padded")
+    ours = peers.ours(cfg, batches)()
+    assert ours.tokens == peers.tokens_of(batches[0])
+    naive = peers.jax_naive(cfg, batches)()
+    assert naive.tokens == ours.tokens
+    assert naive.loss == pytest.approx(ours.loss, rel=1e-5)
+    torch = peers.torch_naive(cfg, batches)()
+    assert torch.tokens == ours.tokens
+    assert torch.loss == pytest.approx(ours.loss, rel=0.05)
+
+
+def test_jax_cce_does_the_same_work():
+    pytest.importorskip("jax_cce", reason="extra `bench` is not installed")
+    asked = workload.parser("x").parse_args([*SMALL, "--heads", "3"])
+    cfg = workload.config(asked)
+    batches = [workload.dense_batch(cfg)]
+    found = [made(cfg, batches)() for made in (peers.ours, peers.jax_cce)]
+    assert found[1].loss == pytest.approx(found[0].loss, rel=1e-5)
+    with pytest.raises(SystemExit, match="no mask"):
+        document_BL = np.zeros_like(batches[0].document_BL)
+        peers.jax_cce(cfg, [replace(batches[0], document_BL=document_BL)])
+
+
+def test_weighting_overhead(monkeypatch, tmp_path):
+    rows = table(monkeypatch, tmp_path, weighting_overhead)
+    assert [row["algorithm"] for row in rows] == list(workload.ALGOS)
+    by_flops = {row["algorithm"]: row["by FLOPs"] for row in rows}
+    assert by_flops["rho1-tokenskip"] < by_flops["baseline"] == 1
+
+
+def test_head_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        head_memory,
+        "WAYS",
+        {name: head_memory.WAYS[name] for name in ("ours", "logits kept")},
+    )
+    rows = table(
+        monkeypatch, tmp_path, head_memory, "--seconds", "--shape", "distilgpt2"
+    )
+    held = {row["loss and gradient"]: row["temporary MiB"] for row in rows}
+    assert held["linear heads, ours"] < held["linear heads, logits kept"]
+
+
+def test_scaling(monkeypatch, tmp_path):
+    plot = tmp_path / "growth.png"
+    rows = table(monkeypatch, tmp_path, scaling, "--plot", str(plot))
+    assert [row["axis"] for row in rows] == [
+        axis for axis in scaling.POINTS for _ in "123"
+    ]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_signals(monkeypatch, tmp_path):
+    options = ("--heads", "1", "--documents", "6", "--length", "64")
+    rows = table(monkeypatch, tmp_path, signals, *options)
+    assert all(float(row["largest difference"]) < 1e-4 for row in rows)
+
+
+def test_times_are_taken_in_turns():
+    calls = []
+    counted = {}
+    variants = {
+        "a": lambda: calls.append("a") or 2,
+        "b": lambda: calls.append("b") or 4,
+    }
+    times = timing.take_turns(variants, rounds=2, counted=counted)
+    assert calls == ["a", "b"] * 3  # one round warms up
+    assert counted == {"a": [2, 2], "b": [4, 4]}
+    assert timing.ratio({"a": [1, 2, 9], "b": [2, 2, 3]}, "a", "b") == 1
+    assert timing.rates({"a": [2.0]}, {"a": [6]}) == {"a": [3.0]}
+    assert len(times["a"]) == 2
+
+
+def test_the_floor_is_taken_round_by_round():
+    """Products of 10 FLOPs took 1 and 2 s: 20 FLOPs need 2 and 4 s, and took 4."""
+    share = floor.share_of_floor([4.0, 4.0], [20, 20], [1.0, 2.0], [10, 10])
+    assert share == 0.75

@@ -30,6 +30,7 @@ class Rows:
     """The rows of all heads, one head after the other.
 
     Attributes:
+      targets_R: in [0, V).
       factor_R: of the nll in the sum whose gradient is asked for, if one is.
     """
 
@@ -200,7 +201,9 @@ def nll_and_gradient(
             states_ND, nll_N, share_NV, total_N1 = _softmax(rows, matrix_VD, index_N)
         else:
             states_ND, nll_N = (_at(x, index_N) for x in (rows.states_RD, scored.nll_R))
-            share_NV = _at(scored.share_NV, _at(scored.slot_R, index_N))
+            none = scored.share_NV.shape[0]  # no slot: the share of no row is 0
+            slot_N = scored.slot_R.at[index_N].get(mode="fill", fill_value=none)
+            share_NV = _at(scored.share_NV, slot_N)
             total_N1 = scored.total_R1.at[index_N].get(mode="fill", fill_value=1)
         factor_N1 = _at(rows.factor_R, index_N)[:, None]
         target_N1 = _at(rows.targets_R, index_N)[:, None]

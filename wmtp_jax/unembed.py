@@ -50,15 +50,16 @@ def nll_heads(
     Raises:
       TypeError: if it is differentiated.
     """
-    heads = (_rows(_without_gradient(states_KBLD)), shared_VD, own_KVD)
+    given = _without_gradient((states_KBLD, shared_VD, own_KVD))
+    heads = (_rows(given[0]), *given[1:])
     rows = tuple(_rows_of_heads(x) for x in (targets_BLK, kept_BLK))
     (nll_KR,), _, _ = _run(NLL, mesh, heads, rows)
     return _positions(nll_KR, targets_BLK.shape)
 
 
 @jax.custom_jvp
-def _without_gradient(states: jax.Array) -> jax.Array:
-    return states
+def _without_gradient(given: Heads) -> Heads:
+    return given
 
 
 @_without_gradient.defjvp
@@ -127,20 +128,26 @@ def _weighted(
     del scored  # not worth a second form for a sum without a gradient
     *chosen, factor_KR = rows
     (nll_KR,), _, _ = _run(NLL, mesh, heads, tuple(chosen))
-    return jnp.sum(factor_KR * nll_KR), nll_KR
+    return _sum(chosen[1], factor_KR, nll_KR), nll_KR
 
 
 def _forward(mesh, heads, rows, scored):
     found, d_shared, d_own = _run(GRADIENT, mesh, heads, rows, scored)
     nll_KR, d_states = found
-    return (jnp.sum(rows[-1] * nll_KR), nll_KR), (d_states, d_shared, d_own)
+    _, kept_KR, factor_KR = rows
+    total = _sum(kept_KR, factor_KR, nll_KR)
+    return (total, nll_KR), (d_states, d_shared, d_own)
 
 
 def _backward(mesh, gradients, cotangents):
     del mesh
     scale, _ = cotangents
-    scaled = jax.tree.map(lambda g: scale.astype(g.dtype) * g, gradients)
+    scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients)
     return scaled, None, None
+
+
+def _sum(kept_KR: jax.Array, factor_KR: jax.Array, nll_KR: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(kept_KR, factor_KR, 0) * nll_KR)
 
 
 _weighted.defvjp(_forward, _backward)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shared.freed_memory import keep_freed_memory
+
 Times = dict[str, list[float]]
 
 
@@ -29,6 +31,8 @@ def take_turns(
     """
     times: Times = {name: [] for name in variants}
     for number in range(-warmup, rounds):
+        if number == 0:
+            keep_freed_memory()
         for name, run in variants.items():
             _show(f"{name}: round {number + 1}/{rounds}")
             started = time.perf_counter()

@@ -12,7 +12,7 @@ from shared.batches import Batch, Columns, TrainBatches
 from shared.command_line import parse
 from shared.config import Config
 from shared.data import Split, load_splits
-from shared.freed_memory import keep_freed_memory
+from shared.freed_memory import use_one_heap
 from shared.inputs import read_tokenizer
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
@@ -39,7 +39,7 @@ SHAPES = {
 
 def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
     """The options that all of these benchmarks have; memory is as in the trainers."""
-    keep_freed_memory()
+    use_one_heap()
     made = argparse.ArgumentParser(description=description.splitlines()[0])
     made.add_argument("--shape", choices=tuple(SHAPES), default="distilgpt2")
     made.add_argument(

@@ -12,18 +12,31 @@ import platform
 # mallopt's parameters, from glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER = -1
+_one_heap: list[bool] = []  # whether this process has asked for it
+
+
+def use_one_heap() -> bool:
+    """Lets all threads allocate from one heap; True where that can be asked for.
+
+    To be called when a program starts, before there are threads. What the user has set
+    by `MALLOC_...` or `GLIBC_TUNABLES` stands; other C libraries are left alone.
+    """
+    own = [x for x in os.environ if x.startswith("MALLOC_") or x == "GLIBC_TUNABLES"]
+    _one_heap[:] = [not own and _set(ARENA_MAX, 1)]
+    return _one_heap[0]
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's malloc to keep what is freed; True where it does.
+    """From now on what is freed is kept; True where it is. Needs `use_one_heap`.
 
-    To be called before there are threads. Blocks come from one growing heap instead of
-    mappings of their own, and its top is never trimmed. What the user has set by
-    `MALLOC_...` or `GLIBC_TUNABLES` stands; other C libraries are left alone.
+    To be called when the first step is done: large blocks then come from the heap
+    instead of mappings of their own, and its top is never trimmed. What loading and
+    compiling have freed before that has gone back to the system.
     """
-    own = [x for x in os.environ if x.startswith("MALLOC_") or x == "GLIBC_TUNABLES"]
-    if own or platform.libc_ver()[0] != "glibc":
+    return _one_heap == [True] and _set(MMAP_MAX, 0) and _set(TRIM_THRESHOLD, NEVER)
+
+
+def _set(parameter: int, value: int) -> bool:
+    if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER))
-    return all([mallopt(*setting) == 1 for setting in settings])
+    return ctypes.CDLL(None).mallopt(parameter, value) == 1

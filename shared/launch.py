@@ -20,7 +20,7 @@ from shared.backend import Backend
 from shared.command_line import parse
 from shared.config import Config
 from shared.config_file import dump_config, load_config
-from shared.freed_memory import keep_freed_memory
+from shared.freed_memory import use_one_heap
 from shared.inputs import Inputs, read_inputs
 from shared.start import keep_tokenizer
 from shared.training_state import is_state
@@ -127,7 +127,7 @@ def main(
 ) -> int:
     """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
     if argv is None:  # a program of its own, not a call from another
-        keep_freed_memory()
+        use_one_heap()
     arguments = sys.argv[1:] if argv is None else argv
     verbose = "--verbose" in arguments
     # Outside the loop, which saves first, SIGTERM ends a run as Ctrl-C does.

@@ -11,6 +11,7 @@ from typing import Any
 from shared.batches import Batch, TrainBatches
 from shared.config import Config
 from shared.console import Progress
+from shared.freed_memory import keep_freed_memory
 from shared.throughput import throughput
 from shared.tracking import Tracker
 from shared.validate import validate
@@ -92,6 +93,8 @@ def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bo
         for number in range(start + 1, parts.num_steps + 1):
             if stopping or _is_enough(done, cfg):
                 break
+            if number == start + 2:  # the first step has compiled
+                keep_freed_memory()
             batches = next(train)
             state, metrics = parts.step(state, batches)
             recorder.wait()

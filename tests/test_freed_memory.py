@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from shared.freed_memory import keep_freed_memory
+from shared.freed_memory import keep_freed_memory, use_one_heap
 
 TOUCH = """
 import resource, sys
 import numpy as np
-from shared.freed_memory import keep_freed_memory
-kept = keep_freed_memory()
+from shared.freed_memory import keep_freed_memory, use_one_heap
+kept = use_one_heap() and keep_freed_memory()
 
 def touch():
     blocks = [np.full(2**24, number, np.float32) for number in range(4)]
@@ -50,4 +50,4 @@ def test_freed_memory_is_used_again(monkeypatch):
 
 def test_what_the_user_has_set_stands(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    assert keep_freed_memory() is False
+    assert use_one_heap() is False and keep_freed_memory() is False

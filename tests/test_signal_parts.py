@@ -259,11 +259,13 @@ def test_numbers_that_are_not_finite_leave_nothing(tmp_path, monkeypatch):
 # Killed
 
 KILLED = """
-import sys, time
+import signal, sys, time
 from shared import signal_parts
 from tests.signal_passes import Model
 from tests.test_signal_parts import SPLIT
 
+# A test run that is itself in the background has children that ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal_parts.BATCHES = 2
 def before(number):
     if number == 9:

@@ -81,7 +81,7 @@ def test_tight_rows_are_those_of_best_fit(lengths):
     assert sorted(i for row in found for i in row) == list(range(len(lengths)))
 
     def filled(rows):
-        """What rows hold; which of two with equal room took a document does not show."""
+        """What rows hold; of two with equal room either may take a document."""
         return sorted(sum(lengths[i] for i in row) for row in rows)
 
     assert filled(found) == filled(rows)

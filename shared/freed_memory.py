@@ -2,7 +2,7 @@
 
 A step on the CPU takes and frees gigabytes. glibc gives a large block back to the
 system at once, so that every step touches new pages: half a million page faults and a
-tenth of the time, of SmolLM2 as of DistilGPT2 (`benchmarks/README.md`).
+tenth of the time of a step of DistilGPT2's shape (`benchmarks/README.md`).
 """
 
 import ctypes

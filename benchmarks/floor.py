@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared import throughput
-from shared.batches import Batch
-from shared.config import Config
+from shared.config.fields import Config
+from shared.data.batches import Batch
 from shared.targets import target_mask
+from shared.tracking import flops as throughput
 
 
 def step_flops(cfg: Config, batch: Batch) -> float:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from benchmarks import floor, workload
 from benchmarks.runs import print_table
 from benchmarks.timing import Times, ratio, spread, take_turns
-from shared.config import Config
+from shared.config.fields import Config
 from wmtp_jax import unembed
 
 MIB = 1024**2

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from shared.batches import Batch
-from shared.config import Config
+from shared.config.fields import Config
+from shared.data.batches import Batch
 from wmtp_jax import heads, loss, sharding
+from wmtp_jax.init_params import init_params
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.start import init_params
 from wmtp_jax.state import TrainState, make_state
 from wmtp_jax.step import make_train_step
 

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import peers, workload
 from benchmarks.runs import print_table
 from benchmarks.timing import Times, ratio, take_turns
-from shared.config import Config
+from shared.config.fields import Config
 
 Axis = dict[float, peers.Step]
 Row = dict[str, Any]

@@ -22,14 +22,14 @@ import numpy as np
 from benchmarks import floor, workload
 from benchmarks.runs import print_table
 from benchmarks.timing import Times, rates, ratio, spread, take_turns
-from shared.batches import Batch
-from shared.config import Config
-from shared.data import Document, Split
-from shared.passes import Answer, over_documents, token_nll
-from shared.rows import pack_tightly
-from shared.throughput import trunk_flops
+from shared.config.fields import Config
+from shared.data.batches import Batch
+from shared.data.documents import Document, Split
+from shared.data.packing import pack_tightly
+from shared.signals.passes import Answer, over_documents, token_nll
+from shared.tracking.flops import trunk_flops
 from wmtp_jax import reference, sharding
-from wmtp_jax.start import init_params
+from wmtp_jax.init_params import init_params
 
 OURS = "ours, packed"
 # Of the logarithm of the lengths of MBPP's training documents in GPT-2's tokens.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shared.freed_memory import keep_freed_memory
+from shared.run.freed_memory import keep_freed_memory
 
 Times = dict[str, list[float]]
 

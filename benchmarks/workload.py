@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from shared.batches import Batch, Columns, TrainBatches
-from shared.command_line import parse
-from shared.config import Config
-from shared.data import Split, load_splits
-from shared.freed_memory import use_one_heap
-from shared.inputs import read_tokenizer
+from shared.config.fields import Config
+from shared.data.batches import Batch, Columns, TrainBatches
+from shared.data.documents import Split, load_splits
+from shared.run.command_line import parse
+from shared.run.freed_memory import use_one_heap
+from shared.run.inputs import read_tokenizer
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
 _LLAMA = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.command_line import Invocation, parse
+from shared.run.command_line import Invocation, parse
 
 RECIPES = ["baseline", "critic", "rho1_tokenskip", "rho1_weighted"]
 MACHINES = ["cpu", "gpu", "local_mps"]

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
-from tests import huggingface
+from shared import huggingface
+from tests import hf_models
 
-TEMPLATE = Path(__file__).parents[1] / "shared" / "templates" / "modeling_wmtp.py"
+TEMPLATE = Path(huggingface.__file__).parent / "templates" / "modeling_wmtp.py"
 HEADS_FILE = "mtp_heads.safetensors"
 ONE_PER_FAMILY = ["gpt2-codeparrot", "llama-tied-grouped", "qwen2-untied"]
 TYPES = ["linear", "residual", "block"]
@@ -69,7 +70,7 @@ def make_folder(folder: Path, case: str, head_type: str) -> Path:
 def stock_model(case: str):
     """Its norms add to the variance what no default does."""
     epsilon = "layer_norm_epsilon" if case.startswith("gpt2") else "rms_norm_eps"
-    return huggingface.make(case, **{epsilon: 0.05})
+    return hf_models.make(case, **{epsilon: 0.05})
 
 
 def random_heads(model, head_type: str) -> dict[str, torch.Tensor]:

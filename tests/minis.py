@@ -10,8 +10,7 @@ from itertools import dropwhile
 
 import numpy as np
 
-from shared.batches import Batch, Columns, TrainBatches
-from shared.config import (
+from shared.config.fields import (
     Config,
     DataConfig,
     HeadsConfig,
@@ -19,8 +18,9 @@ from shared.config import (
     OptimizerConfig,
     WeightingConfig,
 )
-from shared.data import load_splits
-from shared.tokenizer import load_tokenizer
+from shared.data.batches import Batch, Columns, TrainBatches
+from shared.data.documents import load_splits
+from shared.data.tokenizer import load_tokenizer
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
 HEAD_TYPES = ("linear", "residual", "block")

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from shared import scores
-from shared.batches import Batch
-from shared.config import Config
-from shared.tree_tensors import to_tensors
+from shared import algorithms as scores
+from shared.config.fields import Config
+from shared.data.batches import Batch
+from shared.huggingface.tree import to_tensors
 from tests import oracle
 from tests.minis import HEAD_WEIGHT, K, cast, config, first, gap, minis
 from tests.torch_models import start_of, torch_model

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 import shared
-from shared.config import DataConfig
-from shared.data import load_examples
+from shared.config.fields import DataConfig
+from shared.data.documents import load_examples
 
 TEXT, TEXTS, INT = pa.string(), pa.list_(pa.string()), pa.int32()
 TESTS = pa.struct([("input", TEXTS), ("output", TEXTS)])

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from shared.config_file import load_config
-from shared.tracking import read_metrics
+from shared.config.layers import load_config
+from shared.tracking.tracking import read_metrics
 from wmtp_jax import checkpoint, train
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, make_state

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.config import Config, DataConfig, ModelConfig
-from shared.data import Document, Split
-from shared.passes import token_nll
-from shared.signal_parts import Asked, find_signal
-from shared.signals import signal_key
+from shared.config.fields import Config, DataConfig, ModelConfig
+from shared.data.documents import Document, Split
+from shared.signals.cache import signal_key
+from shared.signals.measure import Asked, find_signal
+from shared.signals.passes import token_nll
 
 L, B = 32, 2
 KEY = signal_key(of="tests")

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.batches import Batch
-from shared.config import (
+from shared.config.fields import (
     Config,
     DataConfig,
     HeadsConfig,
@@ -15,6 +14,7 @@ from shared.config import (
     TrainConfig,
     WeightingConfig,
 )
+from shared.data.batches import Batch
 
 
 def small_config(algo="baseline", *, heads=3, head_type="linear", **changes) -> Config:

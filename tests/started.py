@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from shared.tokenizer import load_tokenizer
-from tests import huggingface
+from shared.data.tokenizer import load_tokenizer
+from tests import hf_models
 from wmtp_jax import train
 
 SHORT = (
@@ -15,8 +15,8 @@ SHORT = (
 
 def folder_of(case, folder, kind="causal", **changes):
     """A random model of `transformers` with the byte tokenizer beside it."""
-    theirs = huggingface.make(case, kind, **changes)
-    huggingface.save(theirs, folder)
+    theirs = hf_models.make(case, kind, **changes)
+    hf_models.save(theirs, folder)
     load_tokenizer("bytes").implementation.save_pretrained(str(folder))
     return folder
 

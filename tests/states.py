@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from shared.config import Config, DataConfig, HeadsConfig, OptimizerConfig
-from shared.kept_signals import Signals, keep_signals
-from shared.loop import Progressed
-from shared.params_io import write_model
-from shared.state_header import moment_names
-from shared.training_state import (
+from shared.config.fields import Config, DataConfig, HeadsConfig, OptimizerConfig
+from shared.huggingface.folder import write_model
+from shared.run.loop import Progressed
+from shared.signals.kept import Signals, keep_signals
+from shared.state.header import moment_names
+from shared.state.portable_state import (
     TrainingState,
     write_state,
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shared import weighting
-from shared.config import OptimizerConfig
+from shared.config.fields import OptimizerConfig
 from tests import parity
 from tests.minis import ALGOS, HEAD_TYPES, RULES, config, first, gap
 from tests.parity import by_name

@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 
-from shared.config import Config
+from shared.config.fields import Config
 from tests.minis import config
+from wmtp_torch_mps.init_params import init_params
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
-from wmtp_torch_mps.start import init_params
 
 
 @cache

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import Config
+from shared.config.fields import Config
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,8 +27,8 @@ KILLED_RUN = """
 import os, signal, sys, time
 from pathlib import Path
 import mlflow  # takes seconds: not part of the race
-from shared.config import Config
-from shared.tracking import open_trackers
+from shared.config.fields import Config
+from shared.tracking.tracking import open_trackers
 folder, name = Path(sys.argv[1]), sys.argv[2]
 run = folder / name
 run.mkdir()

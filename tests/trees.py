@@ -5,10 +5,10 @@ import pytest
 import torch
 import transformers
 
-from shared.config import HeadsConfig
-from shared.hf_config import read_hf_config
-from shared.model_config import ModelConfig
-from shared.tokenizer import load_tokenizer
+from shared.config.fields import HeadsConfig
+from shared.config.model import ModelConfig
+from shared.data.tokenizer import load_tokenizer
+from shared.huggingface.config_json import read_hf_config
 
 NTP = HeadsConfig(count=1)
 MODEL = "model.safetensors"

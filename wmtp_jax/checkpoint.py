@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from shared.config import Config
-from shared.find_checkpoint import newest_whole, require_step
+from shared.config.fields import Config
+from shared.state.checkpoints import newest_whole, require_step
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, abstract_state

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shared import scores, weighting
-from shared.batches import Batch, TrainBatches
-from shared.config import Config
-from shared.stage1 import Stage1, fit_value_head
+from shared import algorithms as scores
+from shared import weighting
+from shared.config.fields import Config
+from shared.data.batches import Batch, TrainBatches
+from shared.run.stage1 import Stage1, fit_value_head
 from wmtp_jax import model
 
 
@@ -110,7 +111,7 @@ def train_value_head(
     train: TrainBatches,
     validation: list[Batch],
 ) -> Stage1:
-    """Stage 1: only the value head learns (`shared/stage1.py`)."""
+    """Stage 1: only the value head learns (`shared/run/stage1.py`)."""
     tx = optax.chain(
         optax.clip_by_global_norm(cfg.optimizer.clip_norm),
         optax.adam(cfg.critic.stage1_lr),

@@ -4,9 +4,9 @@
     python -m wmtp_jax.export RUN/checkpoints/50 --to FOLDER
 
 Stock `transformers` opens the folder; head 0 is the model. Heads k >= 1 and the value
-head lie beside it in files of their own (`shared/params_io.py`), and the state of the
-training (`shared/training_state.py`), with which `--resume FOLDER` of either trainer
-starts a new run that goes on from it.
+head lie beside it in files of their own (`shared/huggingface/folder.py`), and the state
+of the training (`shared/state/portable_state.py`), with which `--resume FOLDER` of
+either trainer starts a new run that goes on from it.
 """
 
 import sys
@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from shared import run_folder
-from shared.config import Config
-from shared.config_file import load_config
-from shared.export_command import export_main
-from shared.params_io import write_model
-from shared.start import tokenizer_of_run
-from shared.tokenizer import Tokenizer
-from shared.training_state import TrainingState, read_state, write_state
+from shared.config.fields import Config
+from shared.config.layers import load_config
+from shared.data.tokenizer import Tokenizer
+from shared.huggingface.folder import write_model
+from shared.run.export_command import export_main
+from shared.state import run_folder
+from shared.state.model_source import tokenizer_of_run
+from shared.state.portable_state import TrainingState, read_state, write_state
 from wmtp_jax import checkpoint
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments

@@ -9,8 +9,8 @@ Axes: B rows, L positions, K heads, V vocabulary, D width.
 import jax
 import jax.numpy as jnp
 
-from shared.config import Config, HeadsConfig
-from shared.model_config import ModelConfig
+from shared.config.fields import Config, HeadsConfig
+from shared.config.model import ModelConfig
 from wmtp_jax.model import Outputs, Params, block_state, init_trunk
 
 
@@ -84,7 +84,7 @@ def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
             )
             states.append(
                 block_state(
-                    block, norm, residual_BLD, outputs.place, cfg.model, cfg.machine
+                    block, norm, residual_BLD, outputs.positions, cfg.model, cfg.machine
                 )
             )
     return jnp.stack([hidden_BLD, *states])

@@ -16,9 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from shared import weighting
-from shared.batches import Batch
-from shared.config import Config
-from shared.scores import (
+from shared.algorithms import (
     Extremes,
     Sums,
     add_up,
@@ -27,6 +25,8 @@ from shared.scores import (
     score_tokens,
     weigh,
 )
+from shared.config.fields import Config
+from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_jax import critic, heads, model, unembed
 

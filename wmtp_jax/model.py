@@ -6,7 +6,7 @@ outside sees a few functions over a plain dict of arrays:
     trunk   = init_trunk(key, model)
     outputs = forward(trunk, tokens, positions, documents, model, machine)
 
-One decoder serves all families (`shared/model_config.py`): GPT-2 has LayerNorm, learned
+One decoder serves all families (`shared/config/model.py`): GPT-2 has LayerNorm, learned
 positions and an ungated layer; Llama and Qwen2 have RMSNorm, rotary positions,
 queries that share keys, and a gated layer. Its blocks are stacked along a leading layer
 axis and run as a scan, so that compile time does not grow with depth.
@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from shared.config import MachineConfig
-from shared.model_config import ModelConfig
-from wmtp_jax.place import Place, find_place, turn
+from shared.config.fields import MachineConfig
+from shared.config.model import ModelConfig
+from wmtp_jax.positions import Positions, find_positions, turn
 
 Params = dict[str, Any]
 ACTIVATIONS = {
@@ -43,12 +43,12 @@ class Outputs:
     Attributes:
       hidden_BLD: the trunk state after the final norm; head 0 reads it.
       residual_BLD: the same before the final norm.
-      place: what a further block needs to attend.
+      positions: what a further block needs to attend.
     """
 
     hidden_BLD: jax.Array
     residual_BLD: jax.Array
-    place: Place
+    positions: Positions
 
 
 class Attention(nn.Module):
@@ -58,23 +58,23 @@ class Attention(nn.Module):
     machine: MachineConfig
 
     @nn.compact
-    def __call__(self, x_BLD, place, layer):
+    def __call__(self, x_BLD, positions, layer):
         cfg = self.cfg
         N, M, H = cfg.num_attention_heads, cfg.kv_heads, cfg.H
         deviation, dtype = cfg.init_deviation, self.machine.dtype
         qkv_BLX = _dense((N + 2 * M) * H, dtype, "qkv", deviation, cfg.qkv_bias)(x_BLD)
         qkv_BLXH = qkv_BLX.reshape(*x_BLD.shape[:2], N + 2 * M, H)
         q_BLNH, k_BLMH, v_BLMH = jnp.split(qkv_BLXH, (N, N + M), axis=2)
-        if place.turn_BL2H is not None:
-            q_BLNH = turn(q_BLNH, place.turn_BL2H)
-            k_BLMH = turn(k_BLMH, place.turn_BL2H)
+        if positions.turn_BL2H is not None:
+            q_BLNH = turn(q_BLNH, positions.turn_BL2H)
+            k_BLMH = turn(k_BLMH, positions.turn_BL2H)
         if cfg.scale_by_layer:
             q_BLNH = q_BLNH / layer.astype(q_BLNH.dtype)
         mixed_BLNH = jax.nn.dot_product_attention(
             q_BLNH,
             k_BLMH,
             v_BLMH,
-            mask=place.mask_B1LL,
+            mask=positions.mask_B1LL,
             implementation=_implementation(cfg, self.machine, x_BLD.shape[1]),
         )
         mixed_BLX = mixed_BLNH.reshape(*x_BLD.shape[:2], N * H)
@@ -90,13 +90,13 @@ class Block(nn.Module):
     dropping: bool = False
 
     @nn.compact
-    def __call__(self, x_BLD, place, layer):
+    def __call__(self, x_BLD, positions, layer):
         cfg, dtype = self.cfg, self.machine.dtype
         deviation, bias = cfg.init_deviation, cfg.mlp_bias
         drop = nn.Dropout(cfg.dropout, deterministic=not self.dropping)
         normed_BLD = _norm(cfg, dtype, "norm1")(x_BLD)
         attention = Attention(cfg, self.machine, name="attention")
-        x_BLD = x_BLD + drop(attention(normed_BLD, place, layer))
+        x_BLD = x_BLD + drop(attention(normed_BLD, positions, layer))
         normed_BLD = _norm(cfg, dtype, "norm2")(x_BLD)
         up_BLF = _dense(cfg.F, dtype, "up", deviation, bias)(normed_BLD)
         activate = ACTIVATIONS[cfg.activation]
@@ -117,7 +117,7 @@ class Trunk(nn.Module):
     dropping: bool = False
 
     @nn.compact
-    def __call__(self, tokens_BL, positions_BL, place):
+    def __call__(self, tokens_BL, positions_BL, positions):
         cfg, normal = self.cfg, nn.initializers.normal(self.cfg.init_deviation)
         embed_VD = self.param("embed", normal, (cfg.vocab_size, cfg.width))
         if not cfg.tie_embeddings and self.is_initializing():
@@ -140,12 +140,12 @@ class Trunk(nn.Module):
         kind = nn.remat(Block, prevent_cse=False) if remat else Block
         block = kind(cfg, self.machine, self.dropping, name="blocks")
         layers = jnp.arange(1, cfg.num_layers + 1)
-        residual_BLD, _ = blocks(block, x_BLD, place, layers)
+        residual_BLD, _ = blocks(block, x_BLD, positions, layers)
         return _norm(cfg, self.machine.dtype, "norm")(residual_BLD), residual_BLD
 
 
-def _run_layer(block: Block, x_BLD: jax.Array, place: Place, layer: jax.Array):
-    return block(x_BLD, place, layer), None
+def _run_layer(block: Block, x_BLD: jax.Array, positions: Positions, layer: jax.Array):
+    return block(x_BLD, positions, layer), None
 
 
 def _dense(features: int, dtype, name: str, deviation: float, bias: bool):
@@ -187,8 +187,10 @@ def _implementation(cfg: ModelConfig, machine: MachineConfig, length: int) -> st
 def init_trunk(key: jax.Array, cfg: ModelConfig) -> Params:
     """Random parameters of the trunk, float32."""
     tokens_BL = jnp.zeros((1, 1), jnp.int32)
-    place = find_place(tokens_BL, tokens_BL, cfg)
-    return Trunk(cfg, MachineConfig()).init(key, tokens_BL, tokens_BL, place)["params"]
+    positions = find_positions(tokens_BL, tokens_BL, cfg)
+    return Trunk(cfg, MachineConfig()).init(key, tokens_BL, tokens_BL, positions)[
+        "params"
+    ]
 
 
 def forward(
@@ -209,24 +211,24 @@ def forward(
       machine: dtype of the computation, kernel of attention, rematerialisation.
       dropout_key: drops with `cfg.dropout` if given; nothing is dropped without.
     """
-    place = find_place(positions_BL, document_BL, cfg)
+    positions = find_positions(positions_BL, document_BL, cfg)
     dropping = dropout_key is not None and cfg.dropout > 0
     module = Trunk(cfg, machine or MachineConfig(), dropping)
     hidden_BLD, residual_BLD = module.apply(
         {"params": trunk},
         tokens_BL,
         positions_BL,
-        place,
+        positions,
         rngs={"dropout": dropout_key} if dropping else None,
     )
-    return Outputs(hidden_BLD, residual_BLD, place)
+    return Outputs(hidden_BLD, residual_BLD, positions)
 
 
 def block_state(
     block: Params,
     norm: Params,
     x_BLD: jax.Array,
-    place: Place,
+    positions: Positions,
     cfg: ModelConfig,
     machine: MachineConfig,
 ) -> jax.Array:
@@ -235,5 +237,5 @@ def block_state(
     run = Block(cfg, machine).apply
     if machine.rematerialise:
         run = jax.checkpoint(run)
-    out_BLD = run({"params": block}, x_BLD, place, last)
+    out_BLD = run({"params": block}, x_BLD, positions, last)
     return _norm(cfg, machine.dtype).apply({"params": norm}, out_BLD)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shared.config import Config, OptimizerConfig
-from shared.state_header import moment_names
+from shared.config.fields import Config, OptimizerConfig
+from shared.state.header import moment_names
 
 
 def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:

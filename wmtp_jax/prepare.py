@@ -19,14 +19,14 @@ from pathlib import Path
 
 import jax
 
-from shared.command_line import model_layer
-from shared.config import Config
-from shared.config_file import build
-from shared.inputs import read_tokenizer
-from shared.params_io import write_model
-from shared.start import find_folder
+from shared.config.fields import Config
+from shared.config.layers import build
+from shared.huggingface.folder import write_model
+from shared.run.command_line import model_layer
+from shared.run.inputs import read_tokenizer
+from shared.state.model_source import find_folder
+from wmtp_jax.init_params import init_params, load_params
 from wmtp_jax.model import Params
-from wmtp_jax.start import init_params, load_params
 
 
 def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:

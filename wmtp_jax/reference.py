@@ -1,6 +1,6 @@
 """Frozen models: one is trained first if nobody names it, and they pass over the data.
 
-What a pass leaves per document fills the signal cache (`shared/signal_parts.py`).
+What a pass leaves per document fills the signal cache (`shared/signals/measure.py`).
 
 Axes: B rows, L positions, K heads, D width.
 """
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from shared.axes import shift_to_tokens
-from shared.batches import Batch
-from shared.config import Config
-from shared.data import Split
-from shared.passes import Answer, reference_batches, run_steps
+from shared.config.fields import Config
+from shared.data.batches import Batch
+from shared.data.documents import Split
+from shared.signals.passes import Answer, reference_batches, run_steps
 from wmtp_jax import model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
 from wmtp_jax.optimizer import make_optimizer

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from shared import report
-from shared.batches import Batch
-from shared.inputs import Inputs, count_steps, make_batches
-from shared.rows import documents_per_row
+from shared.data.batches import Batch
+from shared.data.packing import documents_per_row
+from shared.run import report
+from shared.run.inputs import Inputs, count_steps, make_batches
+from wmtp_jax.init_params import init_params
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.start import init_params
 from wmtp_jax.state import abstract_state
 from wmtp_jax.step import make_train_step
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from shared.backend import require_usable
-from shared.config import Config
-from shared.throughput import peak_flops
+from shared.config.fields import Config
+from shared.run.backend import require_usable
+from shared.tracking.flops import peak_flops
 
 log = logging.getLogger("wmtp")
 # Of what a config can name.

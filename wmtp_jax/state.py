@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from shared.config import Config
+from shared.config.fields import Config
+from wmtp_jax.init_params import init_params, load_params
 from wmtp_jax.model import Params
-from wmtp_jax.start import init_params, load_params
 
 
 @jax.tree_util.register_dataclass

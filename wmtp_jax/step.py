@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from shared.batches import Batch
-from shared.config import Config
-from shared.scores import Extremes, Sums, gradient_scales, step_metrics
+from shared.algorithms import Extremes, Sums, gradient_scales, step_metrics
+from shared.config.fields import Config
+from shared.data.batches import Batch
 from wmtp_jax import critic, sharding
 from wmtp_jax.loss import micro_batch_sums, run_heads
 from wmtp_jax.optimizer import freeze_trunk, make_schedule

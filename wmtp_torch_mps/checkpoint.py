@@ -11,13 +11,18 @@ from typing import Any
 
 import torch
 
-from shared.config import Config
-from shared.find_checkpoint import newest_whole, require_step
-from shared.params_io import read_model, write_model
-from shared.run_folder import recorded_inputs
-from shared.tokenizer import Tokenizer
-from shared.training_state import TrainingState, check_state, read_state, write_state
-from shared.tree_tensors import Params
+from shared.config.fields import Config
+from shared.data.tokenizer import Tokenizer
+from shared.huggingface.folder import read_model, write_model
+from shared.huggingface.tree import Params
+from shared.state.checkpoints import newest_whole, require_step
+from shared.state.portable_state import (
+    TrainingState,
+    check_state,
+    read_state,
+    write_state,
+)
+from shared.state.run_folder import recorded_inputs
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
 from wmtp_torch_mps.optimizer import moments_of, restore_moments
 from wmtp_torch_mps.state import TrainState, init_state

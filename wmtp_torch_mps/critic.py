@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared import scores, weighting
-from shared.batches import Batch, TrainBatches, micro_batches
-from shared.config import Config
-from shared.stage1 import Stage1, fit_value_head
+from shared import algorithms as scores
+from shared import weighting
+from shared.config.fields import Config
+from shared.data.batches import Batch, TrainBatches, micro_batches
+from shared.run.stage1 import Stage1, fit_value_head
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.model import WMTP, forward
 
@@ -64,7 +65,7 @@ def _update(model: WMTP, adam: torch.optim.Optimizer, batches: Batch) -> Tensor:
 def train_value_head(
     model: WMTP, train: TrainBatches, validation: list[Batch]
 ) -> Stage1:
-    """Stage 1 (`shared/stage1.py`); leaves the best head in the model."""
+    """Stage 1 (`shared/run/stage1.py`); leaves the best head in the model."""
     cfg, head = model.cfg, model.value_head
     adam = torch.optim.Adam(head.parameters(), lr=cfg.critic.stage1_lr)
 

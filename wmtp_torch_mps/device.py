@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from shared.backend import require_usable
-from shared.batches import Batch
-from shared.config import Config
-from shared.report import peak_of_process
+from shared.config.fields import Config
+from shared.data.batches import Batch
+from shared.run.backend import require_usable
+from shared.run.report import peak_of_process
 
 log = logging.getLogger("wmtp")
 MIB = 1024**2

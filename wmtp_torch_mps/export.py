@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from shared import run_folder
-from shared.config import Config
-from shared.config_file import load_config
-from shared.export_command import export_main
-from shared.params_io import write_model
-from shared.start import tokenizer_of_run
-from shared.tokenizer import Tokenizer
+from shared.config.fields import Config
+from shared.config.layers import load_config
+from shared.data.tokenizer import Tokenizer
+from shared.huggingface.folder import write_model
+from shared.run.export_command import export_main
+from shared.state import run_folder
+from shared.state.model_source import tokenizer_of_run
 from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.model import WMTP, named, to_tree
 

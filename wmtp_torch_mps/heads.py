@@ -25,7 +25,7 @@ def head_states(model: WMTP, outputs: Outputs) -> list[Tensor]:
             elif heads.type == "residual":
                 states.append(head(scaled_BLD))
             else:
-                states.append(head(residual_BLD, outputs.place))
+                states.append(head(residual_BLD, outputs.positions))
     return states
 
 

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from shared import weighting
-from shared.batches import Batch
-from shared.config import Config
-from shared.scores import (
+from shared.algorithms import (
     Extremes,
     Sums,
     add_up,
@@ -24,6 +22,8 @@ from shared.scores import (
     score_tokens,
     weigh,
 )
+from shared.config.fields import Config
+from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_torch_mps import critic, unembed
 from wmtp_torch_mps.heads import head_states, unembeddings

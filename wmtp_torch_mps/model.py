@@ -1,8 +1,8 @@
 """The model: a stock trunk of `transformers`, heads k >= 1 and a value head beside it.
 
-Parameters have the names that they have in a model's files (`shared/tensor_names.py`):
-`base` is what `transformers` reads and writes, the rest stands under `mtp_heads` and
-`value_head`.
+Parameters have the names that they have in a model's files
+(`shared/huggingface/names.py`): `base` is what `transformers` reads and writes, the
+rest stands under `mtp_heads` and `value_head`.
 
     model   = WMTP(cfg)
     outputs = forward(model, tokens, positions, documents)
@@ -27,10 +27,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from shared.config import Config
-from shared.hf_config import make_hf_config
-from shared.tensor_names import HEADS, MODEL, VALUE
-from shared.tree_tensors import Params, from_tensors, to_tensors
+from shared.config.fields import Config
+from shared.huggingface.config_json import make_hf_config
+from shared.huggingface.names import HEADS, MODEL, VALUE
+from shared.huggingface.tree import Params, from_tensors, to_tensors
 
 # By family: config, model, and where in its base the layers and the final norm are.
 FAMILIES: dict[str, tuple[Any, Any, str, str]] = {
@@ -47,12 +47,12 @@ class Outputs:
     Attributes:
       hidden_BLD: the trunk state after the final norm; head 0 reads it.
       residual_BLD: the same before the final norm.
-      place: what a further block needs to attend.
+      positions: what a further block needs to attend.
     """
 
     hidden_BLD: Tensor
     residual_BLD: Tensor
-    place: dict[str, Any] = field(repr=False)
+    positions: dict[str, Any] = field(repr=False)
 
 
 class Residual(nn.Module):
@@ -76,8 +76,8 @@ class LastBlock(nn.Module):
         self.block: Any = type(layer)(hf_config, hf_config.num_hidden_layers - 1)
         self.norm: Any = type(norm)(hf_config.hidden_size, eps=epsilon)
 
-    def forward(self, x_BLD: Tensor, place: dict[str, Any]) -> Tensor:
-        return self.norm(self.block(x_BLD, **place))
+    def forward(self, x_BLD: Tensor, positions: dict[str, Any]) -> Tensor:
+        return self.norm(self.block(x_BLD, **positions))
 
 
 class Value(nn.Module):
@@ -221,7 +221,7 @@ def forward(
     again = model.cfg.machine.rematerialise and model.cfg.model.dropout == 0
     model.train(dropping or again)
     mask_B1LL = attention_mask(document_BL, compute_dtype(model))
-    place: dict[str, Any] = {"attention_mask": mask_B1LL}
+    positions: dict[str, Any] = {"attention_mask": mask_B1LL}
     seen: list[Tensor] = []
     hook = model.final_norm[0].register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0])
@@ -229,13 +229,16 @@ def forward(
     try:
         with computing(model):
             hidden_BLD = trunk(
-                input_ids=tokens_BL, position_ids=positions_BL, use_cache=False, **place
+                input_ids=tokens_BL,
+                position_ids=positions_BL,
+                use_cache=False,
+                **positions,
             ).last_hidden_state
     finally:
         hook.remove()
     if model.cfg.model.is_rotary:
-        place["position_embeddings"] = trunk.rotary_emb(seen[0], positions_BL)
-    return Outputs(hidden_BLD, seen[0], place)
+        positions["position_embeddings"] = trunk.rotary_emb(seen[0], positions_BL)
+    return Outputs(hidden_BLD, seen[0], positions)
 
 
 def compute_dtype(model: WMTP) -> torch.dtype:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from shared.config import OptimizerConfig
-from shared.state_header import moment_names
+from shared.config.fields import OptimizerConfig
+from shared.state.header import moment_names
 from wmtp_torch_mps.model import WMTP, group_of, named
 
 # Optimizer -> its moments (`moment_names`), as torch names them.

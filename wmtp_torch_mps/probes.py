@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared import axes, weighting
-from shared.config import Config
+from shared.config.fields import Config
 from wmtp_torch_mps.optimizer import make_optimizer, set_rates
 from wmtp_torch_mps.self_test import GRADIENT, Compute
 from wmtp_torch_mps.state import make_scaler

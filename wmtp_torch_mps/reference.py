@@ -1,6 +1,6 @@
 """Frozen models: one is trained first if nobody names it, and they pass over the data.
 
-What a pass leaves per document fills the signal cache (`shared/signal_parts.py`).
+What a pass leaves per document fills the signal cache (`shared/signals/measure.py`).
 
 Axes: B rows, L positions, D width.
 """
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from shared.axes import shift_to_tokens
-from shared.batches import Batch
-from shared.config import Config
-from shared.data import Split
-from shared.passes import Answer, reference_batches, run_steps
-from shared.tree_tensors import Params
+from shared.config.fields import Config
+from shared.data.batches import Batch
+from shared.data.documents import Split
+from shared.huggingface.tree import Params
+from shared.signals.passes import Answer, reference_batches, run_steps
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.loss import nll_heads, run_trunk, targets_of
 from wmtp_torch_mps.model import WMTP, fill, from_tree

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from shared import report
-from shared.inputs import Inputs, count_steps, make_batches
-from shared.state_header import moment_names
+from shared.run import report
+from shared.run.inputs import Inputs, count_steps, make_batches
+from shared.state.header import moment_names
 from wmtp_torch_mps.device import peak_memory
 from wmtp_torch_mps.model import WMTP, group_of, named
 from wmtp_torch_mps.state import TrainState

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from shared.config import Config
+from shared.config.fields import Config
+from wmtp_torch_mps.init_params import load_params
 from wmtp_torch_mps.model import WMTP, named
 from wmtp_torch_mps.optimizer import make_optimizer
-from wmtp_torch_mps.start import load_params
 
 SCALE = 2.0**12  # of a float16 loss, to begin with
 

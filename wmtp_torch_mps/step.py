@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.batches import Batch, micro_batches
-from shared.config import Config
-from shared.scores import Extremes, Sums, combine, gradient_scales, step_metrics
+from shared.algorithms import Extremes, Sums, combine, gradient_scales, step_metrics
+from shared.config.fields import Config
+from shared.data.batches import Batch, micro_batches
 from wmtp_torch_mps import critic
 from wmtp_torch_mps.device import (
     empty_cache,

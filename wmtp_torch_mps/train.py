@@ -1,7 +1,7 @@
 """Trains a model: `python -m wmtp_torch_mps.train --algo critic`.
 
 `_train` reads from top to bottom: signals, model, value head, loop, summary. What comes
-before it (config, data, run folder) is `shared/launch.py`, the loop `shared/loop.py`.
+before it (config, data, run folder) is `shared/run/main.py`.
 """
 
 import logging
@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
-from shared import launch
-from shared.backend import Backend
-from shared.config import Config
-from shared.inputs import Inputs, count_steps, make_batches
-from shared.loop import Parts, Progressed
-from shared.replace_folder import replace_folder
-from shared.report import finish, log_stage1, summarize
-from shared.session import finished_already, open_signals, train_to_end
-from shared.tracking import open_trackers
+from shared.config.fields import Config
+from shared.files import replace_folder
+from shared.run import main as launch
+from shared.run.backend import Backend
+from shared.run.inputs import Inputs, count_steps, make_batches
+from shared.run.loop import Parts, Progressed
+from shared.run.report import finish, log_stage1, summarize
+from shared.run.session import finished_already, open_signals, train_to_end
+from shared.tracking.tracking import open_trackers
 from wmtp_torch_mps import checkpoint, critic, reference, report
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
-from wmtp_torch_mps.first_batch import test_device
+from wmtp_torch_mps.self_test_batch import test_device
 from wmtp_torch_mps.state import make_state
 from wmtp_torch_mps.step import eval_step, train_step
 

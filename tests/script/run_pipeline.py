@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shared import console
-from shared.command_line import parse
+from shared.run.command_line import parse
+from shared.tracking import console
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = ("mtp_baseline", "rho1_wmtp_weighted", "rho1_wmtp_tokenskip", "critic_wmtp")

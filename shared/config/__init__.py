@@ -1,0 +1,1 @@
+"""Config: fields and ranges, YAML layers, presets, names of the original system."""

@@ -1,0 +1,1 @@
+"""Data: examples, tokenised documents, packed rows, batches, contamination."""

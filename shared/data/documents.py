@@ -1,0 +1,300 @@
+"""What is trained on: sources -> examples -> tokenised documents.
+
+A source is the minis of this package, a data set of the hub, a folder of `SPLIT.jsonl`
+files, or one .jsonl file. Each row is one example: a prompt and its completion. One
+example is one document, `tok(prompt) ++ tok(completion) ++ [eos]`;
+`shared/data/batches.py` lays documents out in rows.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shared.config.fields import DataConfig
+from shared.data import hub as hub_data
+from shared.data.examples import Example, Examples, convert_rows, is_even, read_examples
+from shared.data.tokenizer import Tokenizer
+from shared.data.tokenizer import load_tokenizer as load_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger("wmtp")
+
+# google-research-datasets/mbpp; ids 1 to 10 are its few-shot prompt.
+MBPP_IDS = {
+    "train": range(601, 975),
+    "reference": range(511, 601),
+    "validation": range(511, 601),
+    "test": range(11, 511),
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One tokenised example.
+
+    Attributes:
+      id: of the example, unique in its split.
+      tokens: int32 `[T]`.
+      target: bool `[T]`, True where the token is in T(d); never the first.
+    """
+
+    id: str
+    tokens: np.ndarray
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """The documents of one split, in the order of its file.
+
+    Attributes:
+      name: train, reference, validation or test.
+      documents: the documents.
+      num_cut: how many were longer than `data.max_length` and lost their end.
+      digest: sha256 over ids, tokens and targets.
+    """
+
+    name: str
+    documents: tuple[Document, ...]
+    num_cut: int
+    digest: str
+
+
+def load_examples(cfg: DataConfig) -> dict[str, "Dataset"]:
+    """The examples of a source by split, with columns id, prompt, completion.
+
+    `mbpp` and `code_contests` are data sets of the hub, whatever lies in the working
+    folder (`./mbpp` is a folder). A folder (the minis are one) holds `train.jsonl` (or
+    the file that `train_split` names), `validation.jsonl`, and maybe `reference.jsonl`
+    and `test.jsonl` (or `test_mini.jsonl`); or the parquet files of a repository of the
+    hub. Without a reference split the validation examples whose id ends in an even
+    integer are it (ids without one count by row, from 0) and validation keeps the odd
+    ones, whatever the algorithm. Of one .jsonl file, row `i` (from 0) is reference if
+    `i % 10 == 8`, validation if `i % 10 == 9`, else train.
+
+    Problems of MBPP's test split (task ids 11 to 510) are refused in `train` and
+    `reference`.
+
+    Returns:
+      Splits `train`, `reference`, `validation`, and `test` where the source has one;
+      the first `max_examples` of each.
+
+    Raises:
+      ValueError: naming file and line for anything that cannot be read as an example;
+        or if the source is missing, a split has no examples or an MBPP id is in the
+        wrong split.
+    """
+    splits = _read_source(cfg)
+    _check_mbpp_ids(splits, cfg.source)
+    for name, examples in splits.items():
+        if examples.num_left_out:
+            log.warning(
+                "%s: %d problems have no solution in Python 3 and are left out",
+                name,
+                examples.num_left_out,
+            )
+        if not examples.rows:
+            raise ValueError(
+                f"every split must have an example, got none for {name!r} in "
+                f"data.source {cfg.source!r}: add rows, or a folder with {name}.jsonl"
+            )
+    from datasets import Dataset
+
+    limit = cfg.max_examples or None
+    return {
+        name: Dataset.from_list(examples.rows[:limit])
+        for name, examples in splits.items()
+    }
+
+
+def _read_source(cfg: DataConfig) -> dict[str, Examples]:
+    if cfg.source == "humaneval":
+        raise ValueError(
+            "data.source must be a data set to train on, got 'humaneval', which has "
+            "only a test split and is for evaluation"
+        )
+    streaming = cfg.max_examples > 0
+    if cfg.source in hub_data.SOURCES:
+        rows = hub_data.open_source(cfg.source, streaming=streaming)
+        return _split_rows(rows, cfg)
+    is_minis = cfg.source == "minis"
+    source = Path(os.path.expanduser(cfg.source))
+    if is_minis or source.is_dir():
+        if not is_minis and hub_data.is_parquet_folder(source):
+            return _split_rows(hub_data.open_folder(source, streaming=streaming), cfg)
+        folder = files("shared.data").joinpath("minis", "mbpp") if is_minis else source
+        return _split_folder(folder, cfg)
+    if source.suffix == ".jsonl":
+        return _split_file(source, cfg)
+    raise ValueError(
+        "data.source must be `minis`, `mbpp`, `code_contests`, a folder with "
+        "train.jsonl and validation.jsonl, or one .jsonl file, got "
+        f"{cfg.source!r}"
+    )
+
+
+def _split_folder(folder: Traversable, cfg: DataConfig) -> dict[str, Examples]:
+    def read(name: str) -> Examples:
+        return read_examples(folder.joinpath(f"{name}.jsonl"), cfg.format)
+
+    def has(name: str) -> bool:
+        return folder.joinpath(f"{name}.jsonl").is_file()
+
+    return _split(read, has, cfg)
+
+
+def _split_rows(rows: dict[str, hub_data.Rows], cfg: DataConfig) -> dict[str, Examples]:
+    def read(name: str) -> Examples:
+        if name not in rows:
+            raise ValueError(
+                f"data.source must have a split {name!r}, got {', '.join(rows)} in "
+                f"{cfg.source!r}"
+            )
+        # Validation is cut after it has been shared with the reference split.
+        limit = 0 if name == "validation" else cfg.max_examples
+        return convert_rows(rows[name], cfg.format, limit)
+
+    return _split(read, rows.__contains__, cfg)
+
+
+def _split(
+    read: Callable[[str], Examples], has: Callable[[str], bool], cfg: DataConfig
+) -> dict[str, Examples]:
+    name = cfg.train_split
+    held_out = ("", "reference", "validation", "test")
+    if name in held_out or Path(name).name != name:
+        raise ValueError(
+            "data.train_split must name a file of data.source other than reference, "
+            f"validation and test, got {name!r}"
+        )
+    train, validation = read(name), read("validation")
+    if has("reference"):
+        reference = read("reference")
+    else:
+        numbered = list(enumerate(validation.rows))
+        even = [row for i, row in numbered if is_even(row["id"], i)]
+        odd = [row for i, row in numbered if not is_even(row["id"], i)]
+        reference = Examples(even, validation.format)
+        validation = replace(validation, rows=odd)
+    splits = {"train": train, "reference": reference, "validation": validation}
+    test = next((test for test in ("test", "test_mini") if has(test)), None)
+    return splits | ({"test": read(test)} if test else {})
+
+
+def _split_file(file: Path, cfg: DataConfig) -> dict[str, Examples]:
+    if cfg.train_split != "train":
+        raise ValueError(
+            "data.train_split must be 'train' where data.source is one file, got "
+            f"{cfg.train_split!r}"
+        )
+    found = read_examples(file, cfg.format)
+    splits: dict[str, list[Example]] = {"train": [], "reference": [], "validation": []}
+    for i, example in enumerate(found.rows):
+        name = {8: "reference", 9: "validation"}.get(i % 10, "train")
+        splits[name].append(example)
+    train = Examples(splits.pop("train"), found.format, found.num_left_out)
+    rest = {name: Examples(rows, found.format) for name, rows in splits.items()}
+    return {"train": train} | rest
+
+
+def _check_mbpp_ids(splits: dict[str, Examples], source: str) -> None:
+    """Ids that are no plain integers, like the minis', are nobody's but the user's."""
+    test = MBPP_IDS["test"]
+    for name, examples in splits.items():
+        for row in examples.rows if examples.format == "mbpp" else ():
+            if not re.fullmatch(r"[0-9]{1,18}", row["id"]):
+                continue
+            number = int(row["id"])
+            if name in ("train", "reference") and number in test:
+                raise ValueError(
+                    f"split {name!r} must have no task_id of MBPP's test split "
+                    f"({_span(test)}), got {number} in data.source {source!r} (write "
+                    f"ids of your own problems as 'own/{number}')"
+                )
+            if source == "mbpp" and number not in MBPP_IDS[name]:
+                raise ValueError(
+                    f"split {name!r} of MBPP must have the task ids "
+                    f"{_span(MBPP_IDS[name])}, got {number} in data.source {source!r}"
+                )
+
+
+def _span(ids: range) -> str:
+    return f"{ids.start} to {ids.stop - 1}"
+
+
+def load_splits(
+    cfg: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    splits: Sequence[str],
+    examples: "dict[str, Dataset] | None" = None,
+) -> dict[str, Split]:
+    """Reads and tokenises the named splits.
+
+    Args:
+      examples: what `load_examples` gave, where the caller has it already.
+
+    Raises:
+      ValueError: as `load_examples`; or if a document is shorter than 2 tokens, or a
+        split has no target at all.
+    """
+    examples = load_examples(cfg) if examples is None else examples
+    missing = [name for name in splits if name not in examples]
+    if missing:
+        raise ValueError(
+            f"splits must be among {sorted(examples)} of data.source "
+            f"{cfg.source!r}, got {missing}"
+        )
+    return {
+        name: _tokenise_split(name, examples[name].to_list(), tokenizer, cfg)
+        for name in splits
+    }
+
+
+def _tokenise_split(
+    name: str, examples: Sequence[Example], tokenizer: Tokenizer, cfg: DataConfig
+) -> Split:
+    digest = hashlib.sha256()
+    documents, num_cut = [], 0
+    for example in examples:
+        document, is_cut = _tokenise(example, tokenizer, cfg)
+        if len(document.tokens) < 2:
+            raise ValueError(
+                f"a document must have at least 2 tokens, got "
+                f"{len(document.tokens)} for example {document.id!r} of split {name!r}"
+            )
+        documents.append(document)
+        num_cut += is_cut
+        arrays = (document.tokens.tobytes(), document.target.tobytes())
+        for part in (document.id.encode(), *arrays):
+            digest.update(len(part).to_bytes(8, "little") + part)
+    if not any(document.target.any() for document in documents):
+        raise ValueError(
+            f"split {name!r} must have targets, got none with data.loss_on = "
+            f"{cfg.loss_on!r} and data.max_length = {cfg.max_length}: every prompt "
+            "fills a row"
+        )
+    return Split(name, tuple(documents), num_cut, digest.hexdigest())
+
+
+def _tokenise(
+    example: Example, tokenizer: Tokenizer, cfg: DataConfig
+) -> tuple[Document, bool]:
+    prompt = tokenizer.encode(example["prompt"])
+    ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
+    tokens = np.array(ids[: cfg.max_length], np.int32)
+    # The first token of a document is predicted from nothing, so it is no target.
+    first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
+    target = np.arange(len(tokens)) >= first
+    return Document(example["id"], tokens, target), len(ids) > cfg.max_length

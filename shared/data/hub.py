@@ -1,0 +1,193 @@
+"""Data sets of the hub by name, and local folders with their parquet files.
+
+Read through `datasets` without loading scripts. The rows go through the same checks as
+lines of JSON (`shared/data/examples.py`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from shared.data.examples import CODE_CONTESTS, Row
+from shared.huggingface.hub import first_line
+
+Rows = Iterator[tuple[str, Row]]  # where a row stands, and the row
+Refuse = Callable[[Exception], ValueError]  # another library's error in our words
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the hub.
+
+    Attributes:
+      repository: `owner/name`.
+      config: which of its data sets.
+      columns: read these only; None reads all.
+    """
+
+    repository: str
+    config: str
+    columns: list[str] | None = None
+
+
+# Tests and wrong solutions are most of code_contests: they are not even fetched where
+# its rows are streamed.
+SOURCES = {
+    "mbpp": HubData("google-research-datasets/mbpp", "full"),
+    "humaneval": HubData("openai/openai_humaneval", "openai_humaneval"),
+    "code_contests": HubData("deepmind/code_contests", "default", [*CODE_CONTESTS]),
+}
+# Where such repositories keep their parquet files, `SPLIT-00000-of-00001.parquet`.
+FOLDERS = ("full", "data", "openai_humaneval", ".")
+SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",  # code_contests
+    "test": "test",
+}
+
+
+def open_source(name: str, *, streaming: bool) -> dict[str, Rows]:
+    """The rows of a data set of the hub, by split.
+
+    Args:
+      name: a key of `SOURCES`.
+      streaming: fetch rows only as they are asked for; else the whole data set.
+
+    Raises:
+      ValueError: if it cannot be fetched and is not in the cache, also while the rows
+        are read.
+    """
+    source = SOURCES[name]
+    unreached = _unreached(source.repository)
+
+    def refuse(error: Exception) -> ValueError:
+        return ValueError(
+            f"data.source {name!r} must be fetched from the hub ({source.repository}) "
+            f"or be in its cache, got {first_line(unreached or error)}: "
+            "give by --data a folder with train.jsonl and validation.jsonl, or with "
+            "the parquet files of that repository"
+        )
+
+    columns = {"columns": source.columns} if source.columns else {}
+    with _offline() if unreached else nullcontext():
+        found = _open(refuse, source.repository, source.config, streaming, **columns)
+    return _by_split(found, source.repository, refuse)
+
+
+def is_parquet_folder(folder: Path) -> bool:
+    """Whether a folder is laid out as a repository of the hub, without JSON lines."""
+    return not any(folder.glob("*.jsonl")) and bool(_parquet_files(folder))
+
+
+def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
+    """The rows of a folder's parquet files, by split.
+
+    Args:
+      folder: a copy of the repository, or what it keeps in `full` or `data`.
+      streaming: read rows only as they are asked for; else into the cache of
+        `datasets` first.
+
+    Raises:
+      ValueError: if a file is damaged, also while the rows are read.
+    """
+
+    def refuse(error: Exception) -> ValueError:
+        return ValueError(
+            f"data.source must hold whole parquet files, got {first_line(error)} in "
+            f"{folder}"
+        )
+
+    found = _parquet_files(folder)
+    columns: dict[str, Any] = {}
+    try:
+        from pyarrow.parquet import read_schema  # type: ignore[import-untyped]
+
+        names = set(read_schema(next(iter(found.values()))[0]).names)
+    except Exception as error:
+        raise refuse(error) from error
+    if CODE_CONTESTS.keys() <= names and "solution" not in names:
+        columns["columns"] = [*CODE_CONTESTS]
+    # `datasets` reads file names as patterns.
+    data_files = {
+        split: [escape(str(file.resolve())) for file in files]
+        for split, files in found.items()
+    }
+    opened = _open(refuse, "parquet", None, streaming, data_files=data_files, **columns)
+    return _by_split(opened, str(folder), refuse)
+
+
+def _parquet_files(folder: Path) -> dict[str, list[Path]]:
+    for name in FOLDERS:
+        inner = folder / name
+        found = {split: sorted(inner.glob(f"{split}-*.parquet")) for split in SPLITS}
+        if any(found.values()):
+            return {split: files for split, files in found.items() if files}
+    return {}
+
+
+def _unreached(repository: str) -> Exception | None:
+    """Why the hub does not answer; None if it does, be it that there is no such data.
+
+    Asked once: where nothing answers `datasets` tries for half a minute.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(repository, timeout=10)
+    except HfHubHTTPError:
+        return None
+    except Exception as error:
+        return error
+    return None
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Lets `datasets` look into its cache only."""
+    from datasets import config
+
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+def _open(
+    refuse: Refuse, path: str, config: str | None, streaming: bool, **arguments: Any
+) -> Mapping[str, Iterable[Row]]:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(path, config, streaming=streaming, **arguments)
+    except Exception as error:  # of its HTTP client, its builders, the disk
+        raise refuse(error) from error
+
+
+def _by_split(
+    found: Mapping[str, Iterable[Row]], where: str, refuse: Refuse
+) -> dict[str, Rows]:
+    return {
+        ours: _read(found[theirs], f"{where}, split {theirs}", refuse)
+        for theirs, ours in SPLITS.items()
+        if theirs in found
+    }
+
+
+def _read(rows: Iterable[Row], where: str, refuse: Refuse) -> Rows:
+    iterator = iter(rows)
+    number = 0
+    while True:
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise refuse(error) from error
+        number += 1
+        yield f"{where}, row {number}", row

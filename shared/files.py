@@ -1,0 +1,49 @@
+"""Files and folders that are there whole or not at all, whatever stops the writer."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+log = logging.getLogger("wmtp")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes under a temporary name, waits for the disk, renames.
+
+    Raises:
+      OSError: if the file cannot be written; an older one is left as it was.
+    """
+    # The process number keeps two writers of one file apart.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Has `write` make a new folder, then gives it the name of the older one.
+
+    Raises:
+      ValueError: if the older folder cannot be removed.
+    """
+    made = folder.with_name(folder.name + ".new")
+    for left in folder.parent.glob(f"*{made.name}*"):  # of a writer that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    write(made)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+    except OSError as error:
+        raise ValueError(
+            f"the model's folder must be one that can be replaced, got {folder}: "
+            f"{error.strerror}; the new model is in {made}"
+        ) from None
+    log.info("model for transformers: %s", folder)

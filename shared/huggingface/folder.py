@@ -1,0 +1,256 @@
+"""Models in and out: Hugging Face folders <-> the parameter tree of the trainers.
+
+    params  = read_model(folder, cfg)
+    write_model(folder, params, cfg, heads, tokenizer)
+
+The tree is a nested dict of float32 arrays: `trunk`, `heads` (k >= 1) and maybe
+`value`; a reward model is `trunk` and `score`. `shared/huggingface/names.py` says which
+tensor is which part of it.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.config.fields import HeadsConfig
+from shared.config.model import ModelConfig
+from shared.data.tokenizer import Tokenizer, load_tokenizer
+from shared.huggingface.config_json import Described, make_hf_config, read_hf_config
+from shared.huggingface.names import BUFFERS, HEADS, MODEL, TRUNK, UNEMBED, VALUE
+from shared.huggingface.safetensors import (
+    Stored,
+    StoredTensors,
+    check_file,
+    open_file,
+    open_model,
+    write_file,
+)
+from shared.huggingface.tree import (
+    Params,
+    Tensors,
+    find_pieces,
+    from_tensors,
+    to_tensors,
+)
+from shared.state.run_folder import write_text
+
+log = logging.getLogger("wmtp")
+
+TEMPLATE = files("shared.huggingface") / "templates" / "modeling_wmtp.py"
+# Texts whose token ids tell whether a written tokenizer is the one it was.
+SAMPLES = ("def f(x):\n    return x + 1  # é\n", "  Two  words\t\n\n</s>", "0123 ∑!")
+
+
+def check_model(folder: Path, cfg: ModelConfig, kind: str = "causal") -> None:
+    """Holds names, shapes and dtypes of every file against the config, reading none.
+
+    Raises:
+      ValueError: as `read_model`, of which this is the first half.
+    """
+    tensors, heads = _open(folder, cfg, kind)
+    find_pieces(tensors, cfg, heads, kind=kind, source=str(folder))
+
+
+def read_model(folder: Path, cfg: ModelConfig, *, extras: bool = True) -> Params:
+    """Reads a causal model, with the heads and the value head that its folder holds.
+
+    Args:
+      folder: with config.json and safetensors files (sharded or not).
+      cfg: the model; every shape is checked against it before any weight is read.
+      extras: whether heads k >= 1 and value head are wanted.
+
+    Returns:
+      `trunk`, `heads` (k >= 1, `{}` without) and, if there is one, `value`.
+
+    Raises:
+      ValueError: naming the file or tensor that is missing, extra, damaged, or of
+        another shape or dtype than it must be.
+    """
+    tensors, heads = _open(folder, cfg, "causal")
+    if not extras:
+        tensors, heads = {MODEL: tensors[MODEL]}, HeadsConfig(count=1)
+    return from_tensors(tensors, cfg, heads, source=str(folder))
+
+
+def read_reward_model(folder: Path, cfg: ModelConfig) -> Params:
+    """Reads a sequence classifier with one label: `trunk` and `score`.
+
+    Raises:
+      ValueError: as `read_model`.
+    """
+    tensors, heads = _open(folder, cfg, "reward")
+    return from_tensors(tensors, cfg, heads, kind="reward", source=str(folder))
+
+
+def _open(
+    folder: Path, cfg: ModelConfig, kind: str
+) -> tuple[dict[str, StoredTensors], HeadsConfig]:
+    """Every file of a folder by the headers, and the heads that it holds."""
+    described = _described(folder, kind)
+    stored = {MODEL: _open_base(folder, cfg)}
+    if kind == "reward":
+        return {MODEL: StoredTensors(stored[MODEL])}, HeadsConfig(count=1)
+    heads = _heads(described)
+    for file, needed in ((HEADS, heads.count > 1), (VALUE, None)):
+        there = (folder / file).is_file()
+        if there != needed and needed is not None:
+            raise ValueError(
+                f"{folder} must hold {file} just where its config.json has mtp_config, "
+                f"got {'the file' if there else 'mtp_config'} alone"
+            )
+        if there:
+            stored[file] = open_file(folder / file)
+    if cfg.tie_embeddings:
+        _drop_tied(stored[MODEL], cfg)
+    return {file: StoredTensors(found) for file, found in stored.items()}, heads
+
+
+def write_model(
+    folder: Path,
+    params: Params,
+    cfg: ModelConfig,
+    heads: HeadsConfig,
+    tokenizer: Tokenizer,
+    *,
+    kind: str = "causal",
+    beside: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a folder that `transformers` opens; the whole folder or nothing.
+
+    Every tensor is read back and compared before the folder gets its name.
+
+    Args:
+      folder: new or empty; its parents are made.
+      params: tree of arrays, as `read_model` or `read_reward_model` gives it.
+      kind: `causal`, or `reward` for a sequence classifier (`heads` play no part).
+      beside: is given the folder, otherwise whole but under another name, to write
+        more files into it.
+
+    Raises:
+      ValueError: if the folder holds something or cannot be written, if `params` do
+        not fit, or if what was read back differs.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"the model's folder must be new or empty, got {folder}")
+    if kind != ("reward" if "score" in params else "causal"):
+        raise ValueError(f"params must be of a {kind} model, got {sorted(params)}")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    tensors = to_tensors(params, cfg, heads)
+    try:
+        temporary.mkdir(parents=True)
+        _write_files(temporary, tensors, cfg, heads, tokenizer, kind)
+        if beside is not None:
+            beside(temporary)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    except OSError as error:
+        raise ValueError(
+            "the model's folder must be one that can be written, got "
+            f"{str(folder)!r}: {error.strerror}"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(
+    folder: Path,
+    tensors: Tensors,
+    cfg: ModelConfig,
+    heads: HeadsConfig,
+    tokenizer: Tokenizer,
+    kind: str,
+) -> None:
+    words = tokenizer.implementation
+    words.save_pretrained(str(folder))
+    special = {"eos_id": tokenizer.eos_id, "pad_id": words.pad_token_id}
+    config = make_hf_config(cfg, heads, kind=kind, **special)
+    config["bos_token_id"] = words.bos_token_id
+    ids = {name: config[name] for name in config if name.endswith("_token_id")}
+    known = {name: number for name, number in ids.items() if number is not None}
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", known)
+    # The loader of this project lifts the limit, since it cuts documents itself; how a
+    # tokenizer was loaded here is nothing to its readers.
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    settings["model_max_length"] = cfg.max_positions
+    for name in ("is_local", "local_files_only"):
+        settings.pop(name, None)
+    _write_json(folder / "tokenizer_config.json", settings)
+    if "auto_map" in config:
+        write_text(folder / "modeling_wmtp.py", TEMPLATE.read_text("utf-8"))
+    for file, of_file in tensors.items():
+        write_file(folder / file, of_file)
+        check_file(folder / file, of_file)
+    _check_tokenizer(folder, tokenizer)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Warns where `transformers` will not open the tokenizer as what it is.
+
+    It prefers a model type's own tokenizer class for some types (qwen2) to the one
+    that the folder names. The weights are right all the same.
+    """
+    written = load_tokenizer(str(folder))
+    same = written.eos_id == tokenizer.eos_id
+    if not same or any(written.encode(t) != tokenizer.encode(t) for t in SAMPLES):
+        kind = type(tokenizer.implementation).__name__
+        log.warning(
+            "AutoTokenizer reads the tokenizer of the exported model as another class "
+            "(%s), which gives other token ids: open it with %s.from_pretrained",
+            type(written.implementation).__name__,
+            kind,
+        )
+
+
+def _described(folder: Path, kind: str) -> Described:
+    described = read_hf_config(folder)
+    if described.kind != kind:
+        raise ValueError(
+            f"{folder} must hold a {kind} model, got a {described.kind} model by the "
+            "architectures of its config.json"
+        )
+    return described
+
+
+def _heads(described: Described) -> HeadsConfig:
+    if described.head_type is None:
+        return HeadsConfig(count=1)
+    return HeadsConfig(count=described.num_heads, type=described.head_type)  # type: ignore[arg-type]
+
+
+def _open_base(folder: Path, cfg: ModelConfig) -> dict[str, Stored]:
+    prefix = re.escape(TRUNK[cfg.family]["prefix"])
+    buffer = re.compile(f"({prefix})?({BUFFERS[cfg.family]})")
+    stored = open_model(folder)
+    return {name: at for name, at in stored.items() if not buffer.fullmatch(name)}
+
+
+def _drop_tied(stored: dict[str, Stored], cfg: ModelConfig) -> None:
+    """Passes over an unembedding that is stored although it is the embedding."""
+    names = TRUNK[cfg.family]
+    places = (names["prefix"] + names["embed"], names["embed"])
+    embed = next((name for name in places if name in stored), None)
+    if UNEMBED not in stored or embed is None:
+        return
+    pair = StoredTensors({name: stored[name] for name in (UNEMBED, embed)})
+    if not np.array_equal(pair[UNEMBED], pair[embed]):
+        raise ValueError(
+            f"tensor {UNEMBED!r} must equal {embed!r} where config.json ties the "
+            f"embeddings, got other numbers in {stored[UNEMBED].file}"
+        )
+    del stored[UNEMBED]

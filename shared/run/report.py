@@ -1,0 +1,184 @@
+"""What a person reads: before a run (`--dry-run`), during it, and after it."""
+
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared.config.fields import Config
+from shared.config.layers import dump_config
+from shared.data.batches import Batch, unigram_entropy
+from shared.run.inputs import Inputs
+from shared.run.loop import Progressed
+from shared.run.stage1 import Stage1
+from shared.signals.kept import Signals
+from shared.state import run_folder
+from shared.tracking import console
+
+log = logging.getLogger("wmtp")
+MIB = 1024**2
+
+
+def log_inputs(inputs: Inputs) -> None:
+    """Says what is trained on, how much of it was cut, and what tests it knows."""
+    cfg = inputs.cfg
+    for line in inputs.contamination.lines():
+        log.info("%s", line)
+    for field, unread in {
+        "reference.model": cfg.reference.model and not cfg.needs_reference,
+        "critic.reward_model": cfg.critic.reward_model and cfg.algo != "critic",
+    }.items():
+        if unread:
+            log.warning("%s plays no part in this run (%s)", field, cfg.algo)
+    of_reward = {
+        f"{name} (reward model)": split
+        for name, split in inputs.sources.reward_splits.items()
+    }
+    for name, split in (inputs.splits | of_reward).items():
+        tokens = sum(len(document.tokens) for document in split.documents)
+        log.info("%s: %d documents, %d tokens", name, len(split.documents), tokens)
+        if split.num_cut:
+            log.warning(
+                "%s: %d of %d documents are longer than data.max_length = %d and were "
+                "cut at the end",
+                name,
+                split.num_cut,
+                len(split.documents),
+                cfg.data.max_length,
+            )
+
+
+def log_signals(signals: Signals) -> None:
+    """Says which reference and which rewards a run uses."""
+    if signals.reference:
+        log.info("reference: %s", signals.reference)
+    if signals.reward_model:
+        mean, deviation = signals.reward_moments
+        log.info(
+            "reward: %s (mean %.3f, deviation %.3f before)",
+            signals.reward_model,
+            mean,
+            deviation,
+        )
+
+
+def log_stage1(stage1: Stage1) -> None:
+    """Says how good the value head is after its first stage."""
+    log.info(
+        "value head: best of %d epochs is %d, explained variance on validation %.4f",
+        stage1.epochs,
+        stage1.best_epoch,
+        stage1.explained_variance,
+    )
+    warn_if_useless(stage1.explained_variance)
+
+
+def warn_if_useless(explained_variance: float) -> None:
+    """A critic no better than a constant weighs tokens by noise: say so."""
+    if not explained_variance > 0:
+        log.warning(
+            "the value head explains nothing of the returns on validation (explained "
+            "variance %.4f, not above 0): its weights mean little",
+            explained_variance,
+        )
+
+
+def show_plan(
+    inputs: Inputs,
+    parameters: dict[str, int],
+    num_steps: int,
+    validation: list[Batch],
+    memory: list[tuple[str, str]],
+) -> None:
+    """Prints what `--dry-run` knows: config, sizes, shapes, memory; writes nothing.
+
+    Args:
+      parameters: numbers in each part of the model.
+      memory: more rows of the last table.
+    """
+    cfg = inputs.cfg
+    print(dump_config(cfg), end="")
+    print("\n".join(inputs.contamination.lines()))
+    rows = [(name, f"{count:,}") for name, count in parameters.items()]
+    rows.append(("all", f"{sum(parameters.values()):,}"))
+    console.table("parameters", ("part", "number"), rows)
+    A, B, L = cfg.train.accumulation, cfg.data.batch_size, cfg.data.max_length
+    lengths = sorted({batch.tokens_BL.shape for batch in validation})
+    run = [
+        ("steps", f"{num_steps:,}"),
+        ("training batch [A, B, L]", f"[{A}, {B}, {L}]"),
+        ("prediction heads K", str(cfg.heads.count)),
+        ("validation batches [B, L]", " ".join(map(str, map(list, lengths)))),
+    ]
+    console.table("run", ("what", "value"), run + memory)
+
+
+def summarize(
+    inputs: Inputs,
+    signals: Signals | None,
+    done: Progressed,
+    steps: int,
+    num_steps: int,
+    machine: dict[str, Any],
+) -> dict[str, Any]:
+    """What `summary.json` holds: the outcome, and everything it rests on.
+
+    Args:
+      steps: made so far, of `num_steps`.
+      machine: what the backend adds: parameters, device, peak memory, versions.
+    """
+    cfg = inputs.cfg
+    return {
+        "run_name": cfg.run_name,
+        "algo": cfg.algo,
+        "rule": cfg.rule,
+        "control": cfg.weighting.control,
+        "heads": cfg.heads.count,
+        "seed": cfg.seed,
+        "steps": steps,
+        "stopped_early": steps < num_steps,
+        "eval_before": done.first_eval,
+        "eval_after": done.last_eval,
+        "best_eval_nll_head_0": done.best_nll,
+        "best_step": done.best_step,
+        "validation_unigram_entropy": unigram_entropy(
+            inputs.splits["validation"], cfg.model.vocab_size
+        ),
+        "reference": signals.reference if signals else None,
+        "reward": signals.reward_model if signals else None,
+        "contamination": inputs.contamination.to_json(),
+        "value_head_stage1": done.stage1,
+        "documents": {n: len(s.documents) for n, s in inputs.splits.items()},
+        "documents_cut": {n: s.num_cut for n, s in inputs.splits.items()},
+        "backend": inputs.digests["backend"],
+    } | machine
+
+
+def peak_of_process() -> int:
+    """Bytes that this process held at most."""
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+
+
+def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) -> None:
+    """Writes `summary.json`, prints the outcome and where to look."""
+    run_folder.write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    before, after = summary["eval_before"], summary["eval_after"]
+    rows = [
+        (name.removeprefix("eval_"), f"{before[name]:.4f}", f"{after[name]:.4f}")
+        for name in after
+    ]
+    title = f"{cfg.algo}: validation before and after {summary['steps']} steps"
+    console.table(title, ("head", "before", "after"), rows)
+    log.info(
+        "validation nll (head 0) %.4f; unigram entropy of the validation split %.4f",
+        after["eval_nll_head_0"],
+        summary["validation_unigram_entropy"],
+    )
+    if "eval_explained_variance" in after:
+        warn_if_useless(after["eval_explained_variance"])
+    log.info("run folder: %s", path)
+    if ui_command:
+        log.info("look at it: %s", ui_command)

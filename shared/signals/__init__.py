@@ -1,0 +1,1 @@
+"""What frozen models say of the data: measured once, cached, named columns."""

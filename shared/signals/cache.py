@@ -1,0 +1,162 @@
+"""A cache on disk of what a frozen reference says of every token.
+
+One file per split and reference, `<key>.safetensors`; the key is a digest of all that
+decides the numbers. A file is whole or absent: it is written under another name and
+renamed. What is read is checked against its own digest and never trusted otherwise.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from shared.files import write_whole
+
+log = logging.getLogger("wmtp")
+STATE = "training_state.safetensors"  # moments beside a model, no part of it
+
+
+def signal_key(**parts: object) -> str:
+    """Digest of everything that decides the signals; the order of parts is none of it.
+
+    Args:
+      parts: JSON values by name: digests of model, tokenizer and data, max_length, ...
+
+    Returns:
+      64 hexadecimal digits.
+
+    Example:
+      >>> signal_key(model="a", max_length=128) == signal_key(max_length=128, model="a")
+      True
+      >>> signal_key(max_length=128) == signal_key(max_length=256)
+      False
+    """
+    text = json.dumps(parts, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_digest(folder: str | Path) -> str:
+    """Digest of a model on disk: its `config.json` and every safetensors file.
+
+    The state of a training beside it is left out: with or without it the model is the
+    same. Read in pieces: the weights are never in memory as a whole.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        if path.name == STATE:
+            continue
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    digest.update((Path(folder) / "config.json").read_bytes())
+    return digest.hexdigest()
+
+
+def save(
+    folder: str | Path, key: str, ref_nll: Sequence[np.ndarray], what: str = "ref_nll"
+) -> Path:
+    """Writes one signal of a split's documents; a whole file or none.
+
+    Args:
+      folder: where cached signals lie; made if need be.
+      key: what `signal_key` gave.
+      ref_nll: per document, nats of each token under the reference, 0 at non-targets;
+        or the score `[1]` of a reward model.
+      what: which of the two, for messages.
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: if a number is not finite, or the file cannot be written.
+    """
+    offsets = _offsets([len(x) for x in ref_nll])
+    flat = np.zeros(int(offsets[-1]), np.float32)
+    for start, x in zip(offsets[:-1], ref_nll, strict=True):
+        flat[start : start + len(x)] = x
+    if not np.isfinite(flat).all():
+        count = int((~np.isfinite(flat)).sum())
+        raise ValueError(
+            f"{what} must be finite, got {count} other numbers among {flat.size} (has "
+            "the model that gives it diverged?)"
+        )
+    metadata = {"key": key, "sha256": _content_digest(flat, offsets)}
+    content = safetensors.numpy.save({"ref_nll": flat, "offsets": offsets}, metadata)
+    path = Path(folder) / f"{key}.safetensors"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise ValueError(
+            "signals must be in a folder that can be written, got "
+            f"{str(folder)!r}: {error.strerror}"
+        ) from None
+    return path
+
+
+def load(
+    folder: str | Path, key: str, lengths: Sequence[int]
+) -> tuple[np.ndarray, ...] | None:
+    """Reads what `save` wrote; None if it is absent or cannot be trusted.
+
+    Args:
+      folder, key: as for `save`.
+      lengths: tokens of each document of the split, in order.
+
+    Returns:
+      `ref_nll` per document, float32. A file that is damaged, or made for another key
+      or other lengths, counts as absent; a warning says so.
+    """
+    path = Path(folder) / f"{key}.safetensors"
+    try:
+        return read(path, key, lengths)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError) as error:
+        log.warning("%s is not used and will be made anew: %s", path, error)
+        return None
+
+
+def read(path: Path, key: str, lengths: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """What `save` wrote to the file, checked as `load` does.
+
+    Raises:
+      OSError, SafetensorError, ValueError: why it is absent or cannot be trusted.
+    """
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+        if set(file.keys()) != {"ref_nll", "offsets"}:
+            raise ValueError(f"must hold ref_nll and offsets, got {list(file.keys())}")
+        flat, offsets = file.get_tensor("ref_nll"), file.get_tensor("offsets")
+    if metadata.get("key") != key:
+        raise ValueError(f"must be of key {key}, got {metadata.get('key')}")
+    if metadata.get("sha256") != _content_digest(flat, offsets):
+        raise ValueError("its content does not match its digest")
+    if (flat.dtype, offsets.dtype) != (np.float32, np.int64):
+        raise ValueError(
+            f"must be float32 and int64, got {flat.dtype}, {offsets.dtype}"
+        )
+    if not np.array_equal(offsets, _offsets(lengths)) or flat.shape != offsets[-1:]:
+        raise ValueError("its documents have other lengths than those of the split")
+    if not np.isfinite(flat).all():
+        raise ValueError("its numbers must be finite")
+    return tuple(np.split(flat, offsets[1:-1])) if len(lengths) else ()
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(
+        np.int64
+    )
+
+
+def _content_digest(flat: np.ndarray, offsets: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in (flat, offsets):
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

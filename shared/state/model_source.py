@@ -1,0 +1,86 @@
+"""Where a run's model and tokenizer come from, and whether they fit its config."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from shared.config.fields import Config
+from shared.config.layers import MODELS, preset_names
+from shared.data.tokenizer import Tokenizer, load_tokenizer
+from shared.huggingface.config_json import Described, read_hf_config
+from shared.huggingface.hub import model_folder
+from shared.state.run_folder import recorded_inputs
+
+# Fields of `model` that a folder does not decide.
+FREE = {"model.name", "model.revision", "model.dropout", "model.max_positions"}
+
+
+def find_folder(cfg: Config) -> Path | None:
+    """The Hugging Face folder of `model.name`; None for a preset.
+
+    Raises:
+      ValueError: if there is no such folder and it cannot be fetched.
+    """
+    if cfg.model.name in preset_names(MODELS):
+        return None
+    return model_folder(cfg.model.name, cfg.model.revision, "model.name")
+
+
+def check_folder(cfg: Config, folder: Path) -> None:
+    """Holds the config against the `config.json` of the folder it starts from.
+
+    Raises:
+      ValueError: naming the first field that differs.
+    """
+    described = read_hf_config(folder)
+    if described.kind != "causal":
+        raise ValueError(
+            f"model.name must be a causal language model, got a sequence classifier "
+            f"in {folder} (a reward model goes with --reward-model)"
+        )
+    for name, value in described.layer.items():
+        got = getattr(cfg.model, name.removeprefix("model."))
+        free = name in FREE or (name.startswith("model.rope") and cfg.model.is_rotary)
+        if got != value and not free:
+            raise ValueError(f"{name} must be {value!r} as in {folder}, got {got!r}")
+    if cfg.model.max_positions != described.layer["model.max_positions"]:
+        if not cfg.model.is_rotary:
+            raise ValueError(
+                f"model.max_positions must be {described.layer['model.max_positions']} "
+                f"as in {folder}, got {cfg.model.max_positions}"
+            )
+    if takes_heads(cfg, described) and (
+        cfg.heads.type != described.head_type or cfg.heads.count > described.num_heads
+    ):
+        raise ValueError(
+            f"heads must be {described.head_type} and at most {described.num_heads} as "
+            f"in {folder}, got {cfg.heads.type} and {cfg.heads.count} (new ones: "
+            "--heads.fresh)"
+        )
+
+
+def keep_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """Copies a tokenizer that came from a folder into a run, whole or not at all."""
+    if tokenizer.name == "bytes" or (path / "tokenizer").exists():
+        return
+    made = path / "tokenizer.tmp"
+    shutil.rmtree(made, ignore_errors=True)
+    tokenizer.implementation.save_pretrained(str(made))
+    made.rename(path / "tokenizer")
+
+
+def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:
+    """The tokenizer that a run was started with, wherever its model came from.
+
+    A copy has the digest of the original, which signals in the cache are known by.
+    """
+    if (path / "tokenizer").is_dir():
+        digest = recorded_inputs(path)["tokenizer"]
+        return replace(load_tokenizer(str(path / "tokenizer")), digest=digest)
+    folder = None if saved.data.tokenizer else find_folder(saved)
+    return load_tokenizer(saved.data.tokenizer or str(folder or "bytes"))
+
+
+def takes_heads(cfg: Config, described: Described) -> bool:
+    """Whether heads k >= 1 come from the folder."""
+    return described.num_heads > 1 and cfg.heads.count > 1 and not cfg.heads.fresh

@@ -1,0 +1,212 @@
+"""The state of a training, beside the model from which either trainer can go on.
+
+    training_state.json         step, config, position in the data, digests of all files
+    training_state.safetensors  the optimizer's moments by parameter name
+    signals/                    what frozen models say of the data (kept_signals.py)
+
+A moment is a tree like the parameters. It has their names and layout in
+`model.safetensors`, `mtp_heads.safetensors` and `value_head.safetensors`, after its own
+name: `first/transformer.wte.weight`, `second/mtp_heads.1.weight`. `first` is AdamW's
+and Lion's mean of gradients and SGD's momentum; `second` AdamW's mean of squares.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.config.fields import Config
+from shared.huggingface.config_json import make_hf_config
+from shared.huggingface.folder import read_model
+from shared.huggingface.json_keys import read_keys
+from shared.huggingface.names import HEADS, MODEL, VALUE
+from shared.huggingface.safetensors import (
+    Stored,
+    StoredTensors,
+    check_file,
+    open_file,
+    write_file,
+)
+from shared.huggingface.tree import Params, from_tensors, to_tensors
+from shared.signals.cache import STATE
+from shared.signals.kept import copy_signals
+from shared.state.header import (
+    HEADER,
+    NAME,
+    Header,
+    listed,
+    moment_names,
+    read_header,
+    write_header,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState(Header):
+    """A state with its arrays.
+
+    Attributes:
+      moments: by name (`moment_names`), trees like the parameters, float32.
+    """
+
+    moments: dict[str, Params]
+
+
+def is_state(folder: Path) -> bool:
+    """Whether a training can go on from the folder."""
+    return (folder / HEADER).is_file()
+
+
+def write_state(
+    folder: Path, state: TrainingState, signals_from: Path | None = None
+) -> None:
+    """Writes the state into a folder that is not public yet (`write_model(beside=)`).
+
+    Every tensor, and then the header, is read back and compared.
+
+    Args:
+      folder: with all of its other files, whose digests are taken here.
+      signals_from: RUN/signals, where the run has kept any.
+
+    Raises:
+      ValueError: if moments or position are not what they must be, or what was read
+        back differs.
+      OSError: if the folder cannot be written.
+    """
+    cfg, names = state.config, moment_names(state.config.optimizer)
+    if set(state.moments) != set(names):
+        raise ValueError(
+            f"the moments of {cfg.optimizer.name} must be {listed(names)}, got "
+            f"{listed(state.moments)}"
+        )
+    tensors = {
+        f"{moment}/{name}": array
+        for moment in names
+        for of_file in to_tensors(state.moments[moment], cfg.model, cfg.heads).values()
+        for name, array in of_file.items()
+    }
+    if tensors:
+        write_file(folder / STATE, tensors)
+        check_file(folder / STATE, tensors)
+    if signals_from is not None and signals_from.is_dir():
+        copy_signals(signals_from, folder / "signals")
+    digests = {name: _file_digest(folder / name) for name in _files(folder)}
+    write_header(folder, state, digests)
+
+
+def check_state(folder: Path) -> Header:
+    """Reads the header and holds every file of the folder against its digest.
+
+    Raises:
+      ValueError: naming the file that is missing, extra or damaged, or the key of the
+        header that is not what it must be.
+    """
+    header, digests = read_header(folder)
+    for name, digest in digests.items():
+        _check_file_digest(folder, name, digest)
+    for name in _files(folder):
+        is_read = name.endswith(".safetensors") or name.startswith("signals/")
+        if (is_read or name == "config.json") and name not in digests:
+            raise ValueError(
+                f"{folder} must hold only what its {HEADER} names, got also {name}"
+            )
+    _check_config(folder, header.config)
+    return header
+
+
+def read_state(folder: Path) -> tuple[Params, TrainingState]:
+    """The parameters and the state of a folder that either trainer has written.
+
+    Raises:
+      ValueError: as `check_state` and `read_model`, or naming the moment or tensor that
+        is missing, extra, or of another shape or dtype than it must be.
+    """
+    header = check_state(folder)
+    params = read_model(folder, header.config.model)
+    moments = _read_moments(folder / STATE, header.config)
+    return params, TrainingState(**vars(header), moments=moments)
+
+
+# The other files.
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files in the folder and its signals, but the header's."""
+    paths = [*folder.iterdir(), *folder.glob("signals/*")]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+    return sorted(name for name in names if NAME.fullmatch(name) and name != HEADER)
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file_digest(folder: Path, name: str, digest: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{folder} must hold {name} as its {HEADER} says, got none")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{path} must lie in its folder, got a link to {path.resolve()}"
+        )
+    try:
+        found = _file_digest(path)
+    except OSError as error:
+        raise ValueError(f"{path} must be readable, got {error.strerror}") from None
+    if found != digest:
+        raise ValueError(
+            f"{path} must be as it was written, got content of another digest than "
+            f"{HEADER} names (is it damaged?)"
+        )
+
+
+def _check_config(folder: Path, cfg: Config) -> None:
+    """Holds the run's config against the files and `config.json` of its model."""
+    keys = read_keys(folder / "config.json")
+    ids = {"eos_id": 0, "pad_id": None}  # the tokenizer's, not the run's
+    made = make_hf_config(cfg.model, cfg.heads, kind="causal", **ids)  # type: ignore[arg-type]
+    for key in made.keys() | {"mtp_config"}:
+        if keys.found.get(key) != made.get(key) and not key.endswith("_token_id"):
+            raise keys.refuse(key, f"{made.get(key)!r} by the config in {HEADER}")
+    needed, there = cfg.algo == "critic", (folder / VALUE).is_file()
+    if there != needed:
+        raise ValueError(
+            f"{folder} must hold {VALUE} just where its algorithm is critic, got "
+            f"{'it' if there else 'none'} with {cfg.algo}"
+        )
+
+
+def _read_moments(path: Path, cfg: Config) -> dict[str, Params]:
+    names = moment_names(cfg.optimizer)
+    stored: dict[str, dict[str, Stored]] = {}
+    for name, tensor in open_file(path).items() if path.is_file() else ():
+        moment, _, name = name.rpartition("/")
+        stored.setdefault(moment, {})[name] = tensor
+        if tensor.dtype != "F32":
+            raise ValueError(
+                f"tensor {moment}/{name} must be of dtype F32, got {tensor.dtype} in "
+                f"{path}"
+            )
+    if set(stored) != set(names):
+        raise ValueError(
+            f"{path} must hold the moments {listed(names)} of {cfg.optimizer.name}, "
+            f"got {listed(sorted(stored))}"
+        )
+    made = {}
+    for moment in names:
+        tensors = _by_file(stored[moment], value=cfg.algo == "critic")
+        source = f"the moment {moment!r} in {path}"
+        made[moment] = from_tensors(tensors, cfg.model, cfg.heads, source=source)
+    return made
+
+
+def _by_file(stored: dict[str, Stored], *, value: bool) -> dict[str, StoredTensors]:
+    """The tensors of one moment under the files that their parameters lie in."""
+    beginnings = {"mtp_heads.": HEADS} | ({"value_head.": VALUE} if value else {})
+    found: dict[str, dict[str, Stored]] = {
+        file: {} for file in (MODEL, *beginnings.values())
+    }
+    for name, tensor in stored.items():
+        files = [of for start, of in beginnings.items() if name.startswith(start)]
+        found[files[0] if files else MODEL][name] = tensor
+    return {file: StoredTensors(of_file) for file, of_file in found.items()}

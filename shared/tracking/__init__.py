@@ -1,0 +1,1 @@
+"""Where metrics go, what the terminal shows, what a step computes."""

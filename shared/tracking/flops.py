@@ -1,0 +1,123 @@
+"""What a step computed, and how fast: tokens, FLOPs, the share of a device's peak.
+
+Axes: A micro-batches, B rows, L positions, K heads, V vocabulary, D width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.config.fields import Config
+from shared.config.model import ModelConfig
+from shared.data.batches import Batch
+
+# Dense bfloat16 FLOPs a second, from NVIDIA's data sheets (half of what they give with
+# sparsity); by a part of the device's name, the longer ones first.
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def layer_numbers(model: ModelConfig) -> int:
+    """Numbers in the matrices of one block, each one multiply-add a position."""
+    attention = model.width * model.H * 2 * model.num_attention_heads
+    attention += model.width * model.H * 2 * model.kv_heads
+    return attention + (3 if model.is_rotary else 2) * model.width * model.F
+
+
+def trunk_flops(model: ModelConfig, lengths: Sequence[int] | np.ndarray) -> float:
+    """Of one forward pass over documents of these lengths.
+
+        layers * sum(2 numbers n + 4 N H n (n + 1) / 2)
+
+    2 for each number of the matrices and position; 4 H for each pair of positions that
+    attend (causal, within the document) in each of the N attention heads.
+    """
+    n = np.asarray(lengths, np.float64)
+    pairs = float(np.sum(n * (n + 1) / 2))
+    attention = 4.0 * model.H * model.num_attention_heads * pairs
+    layer = 2.0 * layer_numbers(model) * float(n.sum()) + attention
+    return model.num_layers * layer
+
+
+def head_flops(
+    cfg: Config, lengths: Sequence[int] | np.ndarray, rows: float, scored: float = 0
+) -> float:
+    """Of forward and backward pass of all heads.
+
+    6 D V for each row that weighs something, 2 D V for one that is scored and then
+    dropped, and what a head k >= 1 computes before its unembedding.
+
+    Args:
+      rows: that weigh something, of all heads together.
+      scored: those that only their score is asked of.
+    """
+    model = cfg.model
+    D, tokens = model.width, float(np.sum(lengths))
+    before = 0.0
+    if cfg.heads.type == "residual":
+        before = 2.0 * 2 * D * D * tokens
+    elif cfg.heads.type == "block":
+        before = trunk_flops(model, lengths) / model.num_layers
+    product = 2.0 * D * model.vocab_size
+    return 3 * (cfg.heads.count - 1) * before + product * (3 * rows + scored)
+
+
+def lengths_of(batch: Batch) -> np.ndarray:
+    """Tokens of each document of a batch."""
+    document_RL = batch.document_BL.reshape(-1, batch.document_BL.shape[-1])
+    counts = [np.bincount(row)[1:] for row in document_RL]
+    lengths = np.concatenate([np.zeros(0, np.int64), *counts])
+    return lengths[lengths > 0]
+
+
+def step_flops(cfg: Config, batch: Batch, rows_K: Sequence[float]) -> float:
+    """Of the matrix products that a training step over `[A, B, L]` asks for.
+
+    Args:
+      rows_K: rows of each head that weighed something.
+    """
+    lengths = lengths_of(batch)
+    scored = 0.0
+    if cfg.algo.startswith("rho1"):
+        scored = max(0.0, float(np.sum(batch.target_BL)) - float(rows_K[0]))
+    trunk = 3 * trunk_flops(cfg.model, lengths)
+    return trunk + head_flops(cfg, lengths, float(sum(rows_K)), scored)
+
+
+def peak_flops(device_kind: str, dtype: str, devices: int) -> float | None:
+    """FLOPs a second of so many devices at their best; None where it is not known."""
+    if dtype != "bfloat16":
+        return None
+    found = (peak for name, peak in PEAKS.items() if name in device_kind)
+    one = next(found, None)
+    return None if one is None else one * devices
+
+
+def throughput(
+    cfg: Config,
+    batch: Batch,
+    metrics: dict[str, float],
+    seconds: float,
+    peak: float | None,
+) -> dict[str, float]:
+    """`tokens_per_s`, `tflops_per_s`, and `mfu` where the device's peak is known.
+
+        mfu = FLOPs of the step / (seconds * peak)
+
+    FLOPs are those of the products that are needed, of real tokens and of rows that
+    weigh something; what rematerialisation computes again does not count (model FLOPs
+    utilisation, arXiv 2204.02311, appendix B).
+
+    Args:
+      metrics: of the step, with `rows_head_k`.
+    """
+    rows_K = [metrics[f"rows_head_{k}"] for k in range(cfg.heads.count)]
+    speed = step_flops(cfg, batch, rows_K) / seconds
+    tokens = float(np.sum(batch.document_BL > 0))
+    found = {"tokens_per_s": tokens / seconds, "tflops_per_s": speed / 1e12}
+    return found if peak is None else found | {"mfu": speed / peak}

@@ -1,0 +1,266 @@
+"""MLflow as a view of a run: a SQLite store at one fixed place, made once.
+
+The store lies beside the run folders: `mlflow.db`, with `mlartifacts/` for files.
+MLflow makes its tables by a long chain of migrations that survives neither a second
+process nor a kill, so they are made under a file lock, under another name, and renamed
+when whole. Whatever MLflow does, the run goes on: `MayFail`.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shlex
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+
+from shared.config.fields import Config
+
+LOGGER = logging.getLogger("wmtp")
+
+LOCK_SECONDS = 120  # making a store takes seconds, a minute on a very busy machine
+BUSY_SECONDS = 10.0  # that another run may be writing
+SEND_SECONDS = 30.0  # a slow run still shows up in time
+MAX_METRICS = 1000  # that MLflow takes in one batch
+
+
+class MayFail:
+    """Base of trackers that go off, with one warning, where they would raise."""
+
+    name = ""
+    on = True
+
+    @contextlib.contextmanager
+    def _off_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.on = False
+            why = " ".join(str(error).split()).partition(" [SQL:")[0] or "no message"
+            LOGGER.warning(
+                "%s is off for the rest of the run, which goes on: %s: %s",
+                self.name,
+                type(error).__name__,
+                why if len(why) <= 300 else why[:300] + " ...",
+            )
+
+
+def store_folder(cfg: Config, run_folder: Path) -> Path:
+    """Where the store lies: `output_dir`, as long as the run folder is inside it.
+
+    A run that is resumed from elsewhere, or was moved, has an `output_dir` that leads
+    nowhere near it; the folder its run folder lies in is then meant.
+    """
+    output_dir, run_folder = Path(cfg.output_dir).resolve(), run_folder.resolve()
+    return output_dir if output_dir in run_folder.parents else run_folder.parent
+
+
+def ui_command(folder: Path) -> str:
+    """The line for a shell that opens the MLflow pages of the store in `folder`."""
+    uri = _uri(folder.resolve() / "mlflow.db")
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+class MLflow(MayFail):
+    """One MLflow run per run folder; its id is kept in `mlflow_run.json` there.
+
+    Rows are buffered and sent together. A resumed run goes on in the same MLflow run:
+    steps that MLflow has are not sent again, and steps that a killed process had in its
+    buffer are sent from `earlier`.
+
+    Args:
+      cfg: becomes the parameters, with dots in the names.
+      run_folder: gives the run its name.
+      earlier: None for a new run, else the rows of `metrics.jsonl` up to the step that
+        the run goes on from.
+      every: rows per batch.
+    """
+
+    name = "MLflow"
+
+    def __init__(
+        self,
+        cfg: Config,
+        run_folder: Path,
+        *,
+        earlier: Iterable[dict[str, float | int]] | None = None,
+        every: int = 10,
+    ):
+        self.folder = store_folder(cfg, run_folder)
+        self._every = every
+        self._buffer: list = []
+        self._rows = 0
+        self._sent = time.monotonic()
+        # What MLflow's own code is warned about is nothing that a user can change. Only
+        # here: later on this would make other warnings of the loop appear every step.
+        with self._off_if_it_fails(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._open(cfg, run_folder, resumed=earlier is not None)
+        for row in earlier or ():
+            metrics = dict(row)
+            self.log(metrics, int(metrics.pop("step")))
+
+    def log(self, metrics: dict[str, float | int], step: int) -> None:
+        if not self.on or step <= self._last_step:
+            return
+        with self._off_if_it_fails():
+            from mlflow.entities import Metric
+
+            now = time.time_ns() // 1_000_000
+            row = [Metric(name, float(x), now, step) for name, x in metrics.items()]
+            # A batch is one transaction: whole rows only, so that the largest step
+            # in the store tells what is missing.
+            if len(self._buffer) + len(row) > MAX_METRICS:
+                self._send()
+            self._buffer += row
+            self._rows += 1
+            late = time.monotonic() - self._sent >= SEND_SECONDS
+            if self._rows >= self._every or late:
+                self._send()
+
+    def close(self, status: str) -> None:
+        if self.on:
+            with self._off_if_it_fails():
+                self._send()
+                self._client.set_terminated(self._run_id, status)
+
+    @property
+    def ui_command(self) -> str:
+        """The line that opens MLflow on this run; empty where MLflow is off."""
+        return ui_command(self.folder) if self.on else ""
+
+    def _send(self) -> None:
+        if self._buffer:
+            self._client.log_batch(self._run_id, metrics=self._buffer)
+        self._buffer, self._rows, self._sent = [], 0, time.monotonic()
+
+    def _open(self, cfg: Config, run_folder: Path, *, resumed: bool) -> None:
+        database = self.folder / "mlflow.db"
+        _check_database(database)  # before the import, which takes seconds
+        _quiet_environment()
+        from mlflow import MlflowClient
+
+        _quiet_loggers()
+        id_file = run_folder / "mlflow_run.json"
+        with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
+            if not database.exists() or database.stat().st_size == 0:
+                _make_store(database)
+            self._client = MlflowClient(_uri(database))
+            experiment_id = self._experiment(cfg.tracking.experiment)
+        run_id = self._known_run(id_file) if resumed else None
+        if run_id is not None:
+            self._client.update_run(run_id, status="RUNNING")
+        else:
+            run_id = self._new_run(cfg, run_folder.resolve().name, experiment_id)
+            id_file.write_text(json.dumps({"run_id": run_id}) + "\n", encoding="utf-8")
+        self._run_id = run_id
+        self._last_step = _largest_step(database, run_id)
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        # Else MLflow would put artifacts below the folder that the run started in.
+        artifacts = (self.folder / "mlartifacts").as_uri()
+        return self._client.create_experiment(name, artifact_location=artifacts)
+
+    def _new_run(self, cfg: Config, name: str, experiment_id: str) -> str:
+        from mlflow.entities import Param
+
+        run = self._client.create_run(
+            experiment_id, tags=_tags(cfg.tags), run_name=name
+        )
+        params = [Param(name, text[:6000]) for name, text in flat_config(cfg).items()]
+        self._client.log_batch(run.info.run_id, params=params)
+        return run.info.run_id
+
+    def _known_run(self, id_file: Path) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run_id = json.loads(id_file.read_text(encoding="utf-8"))["run_id"]
+            run = self._client.get_run(run_id)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # it ran without MLflow, or was killed while writing
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None  # the store was deleted or the run folder moved to another
+            raise
+        return run_id if run.info.lifecycle_stage == "active" else None
+
+
+def flat_config(cfg: Config) -> dict[str, str]:
+    """Every field of the config as text, named as on the command line.
+
+    Example:
+      >>> flat_config(Config())["optimizer.lr"]
+      '5e-05'
+    """
+
+    def walk(group: dict, prefix: str) -> Iterator[tuple[str, str]]:
+        for name, value in group.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", str(value)
+
+    return dict(walk(asdict(cfg), ""))
+
+
+def _tags(text: str) -> dict[str, str]:
+    """One tag per label, to filter by, and one with all of them, to read."""
+    # MLflow refuses a tag whose name has other characters.
+    names = [re.sub(r"[^\w .-]", "_", label).strip(" .") for label in text.split(",")]
+    tags = {name[:250]: "true" for name in names if name}
+    return tags | {"tags": text} if tags else {}
+
+
+def _uri(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def _check_database(database: Path) -> None:
+    """Raises now where MLflow would retry, with messages, for minutes."""
+    if database.exists():
+        with contextlib.closing(sqlite3.connect(database, BUSY_SECONDS)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+
+
+def _make_store(database: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    part = database.with_name(database.name + ".part")
+    for leftover in (part, part.with_name(part.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+    artifacts = (database.parent / "mlartifacts").as_uri()
+    SqlAlchemyStore(_uri(part), artifacts).engine.dispose()
+    os.replace(part, database)
+
+
+def _largest_step(database: Path, run_id: str) -> int:
+    # The client can only list the whole history, metric by metric.
+    query = "SELECT MAX(step) FROM latest_metrics WHERE run_uuid = ?"
+    with contextlib.closing(sqlite3.connect(database, BUSY_SECONDS)) as connection:
+        (step,) = connection.execute(query, (run_id,)).fetchone()
+    return -1 if step is None else step
+
+
+def _quiet_environment() -> None:
+    # MLflow reports its use over the network unless told otherwise before the import.
+    if "MLFLOW_DISABLE_TELEMETRY" not in os.environ:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
+def _quiet_loggers() -> None:
+    # Its errors come with a traceback of a hundred lines, and as exceptions as well.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,93 @@
+"""The loop prepares the next batch while a step is computed, and reads it later."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from shared.config.fields import TrackingConfig, TrainConfig
+from shared.run.loop import Parts, Progressed, fit
+from shared.tracking.tracking import open_trackers
+from tests.small import micro_batches, small_batch, small_config
+
+STEPS = 4
+
+
+@dataclass
+class State:
+    params: None = None
+
+
+class Number:
+    """A number on a device: asking for it waits, and is written down."""
+
+    def __init__(self, value, name, events):
+        self.value, self.name, self.events = value, name, events
+
+    def __float__(self):
+        if self.name:
+            self.events.append(self.name)
+        return float(self.value)
+
+
+class Train:
+    """Batches that tell when they are prepared."""
+
+    def __init__(self, events):
+        self.events, self.number = events, 0
+        self.batch = micro_batches(small_batch(), 1).changed(np.asarray)
+
+    def __next__(self):
+        self.number += 1
+        self.events.append(f"batch {self.number}")
+        return self.batch
+
+    def state(self):
+        return {"epoch": 0, "step": self.number}
+
+
+def run(tmp_path, *, asynchronous, eval_every=100):
+    events = []
+    cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
+    cfg = replace(cfg, train=TrainConfig(eval_every=eval_every, save_every=100))
+
+    def step(state, batches):
+        number = sum(event.startswith("step") for event in events) + 1
+        events.append(f"step {number}")
+        metrics = {"loss": Number(1.0, f"read {number}", events)}
+        return state, metrics | {"rows_head_0": Number(5, "", events)}
+
+    parts = Parts(
+        cfg=cfg,
+        num_steps=STEPS,
+        step=step,
+        eval_step=lambda params, batch: {"nll_K": [1.0], "count_K": [1.0]},
+        train=Train(events),
+        validation=[small_batch()],
+        save=lambda *given: None,
+        tracker=open_trackers(cfg, tmp_path, resume_step=None),
+        asynchronous=asynchronous,
+    )
+    fit(State(), Progressed({}), 0, parts)
+    return events
+
+
+def test_the_next_batch_is_prepared_while_a_step_is_computed(tmp_path):
+    """Nobody asks for a number of step n before step n + 1 is under way."""
+    assert run(tmp_path, asynchronous=True) == [
+        *("batch 1", "step 1"),
+        *("batch 2", "step 2", "read 1"),
+        *("batch 3", "step 3", "read 2"),
+        *("batch 4", "step 4", "read 3"),
+        "read 4",
+    ]
+
+
+@pytest.mark.parametrize("asynchronous, eval_every", [(False, 100), (True, 1)])
+def test_a_step_is_read_at_once_where_something_needs_it(
+    tmp_path, asynchronous, eval_every
+):
+    """Where steps are computed at once; and before each evaluation."""
+    events = run(tmp_path, asynchronous=asynchronous, eval_every=eval_every)
+    one_by_one = [[f"batch {n}", f"step {n}", f"read {n}"] for n in range(1, STEPS + 1)]
+    assert events == [event for step in one_by_one for event in step]

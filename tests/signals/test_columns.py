@@ -1,0 +1,93 @@
+"""Which runs share a signal: what its key holds, and what it does not."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from shared.config.fields import HeadsConfig
+from shared.signals.columns import Sources, find_signals
+from shared.state.frozen_models import Frozen
+from tests.signal_passes import Model, assert_right, config_of, split_of
+
+SPLITS = {
+    name: split_of([5, 9, 2, 30], name=name, seed=seed)
+    for seed, name in enumerate(("train", "validation", "reference"))
+}
+DIGESTS = {"tokenizer": "t", "model": "start", "reference_model": "weights"}
+
+
+def measure(folder, *, named=True, digests=DIGESTS, of=(), data=(), **changes):
+    """Whether a run had to load its reference, and what it found."""
+    model = Model()
+    cfg = config_of(folder, **dict(data))
+    cfg = replace(cfg, **{"algo": "rho1-weighted"} | changes)
+    own = replace(cfg, algo="baseline", heads=HeadsConfig(count=1))
+    own = replace(own, model=replace(own.model, **dict(of)))
+    frozen = Frozen(own, None, "a folder", None, lambda: "weights", lambda: {})
+    backend = SimpleNamespace(
+        versions={"library": "1"},
+        kind_of=lambda device: device,
+        place=lambda tree, cfg, device: tree,
+        train_reference=lambda cfg, split, device: {},
+        make_ref_nll=lambda params, cfg, device: model.load(),
+    )
+    sources = Sources(frozen if named else None, None, {})
+    found = find_signals(cfg, SPLITS, digests, sources, backend, "cpu")
+    for name in ("train", "validation"):
+        assert_right(found.ref_nll[name], SPLITS[name])
+    assert model.loads <= 1  # for both splits
+    return bool(model.loads)
+
+
+def test_a_named_reference_is_measured_once_for_algorithms_seeds_and_batches(tmp_path):
+    assert measure(tmp_path)
+    files = sorted((tmp_path / "signals").iterdir())
+    assert len(files) == 2
+    for changes in (
+        {"seed": 1},
+        {"algo": "rho1-tokenskip"},
+        {"algo": "critic"},  # its pseudo rewards are made of ref_nll
+        {"data": {"batch_size": 5}},
+        {"heads": HeadsConfig(count=2)},
+        {"of": {"name": "elsewhere"}},
+        {"digests": DIGESTS | {"model": "another start"}},
+    ):
+        assert not measure(tmp_path, **changes), changes
+    assert sorted((tmp_path / "signals").iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"digests": DIGESTS | {"reference_model": "others"}},
+        {"digests": DIGESTS | {"tokenizer": "another"}},
+        {"data": {"max_length": 31}},
+        {"data": {"layout": "padded"}},
+        {"data": {"loss_on": "completion"}},
+        {"of": {"num_layers": 2}},
+        {"named": False},
+    ],
+)
+def test_what_changes_the_numbers_is_measured_again(tmp_path, changes):
+    measure(tmp_path)
+    assert measure(tmp_path, **changes)
+
+
+def test_a_reference_trained_first_is_known_by_its_training(tmp_path):
+    assert measure(tmp_path, named=False)
+    assert not measure(tmp_path, named=False, algo="critic")
+    assert measure(tmp_path, named=False, seed=1)
+    assert measure(tmp_path, named=False, data={"batch_size": 1})
+
+
+def test_nothing_random_is_in_a_batch_of_a_pass(tmp_path):
+    model = Model()
+    model.run(tmp_path, SPLITS["train"])
+    for batch in model.batches:
+        assert not batch.noise_BL.any() and not batch.ref_nll_BL.any()
+        L = batch.tokens_BL.shape[1]
+        np.testing.assert_array_equal(
+            batch.permutation_BL, np.broadcast_to(np.arange(L), batch.tokens_BL.shape)
+        )

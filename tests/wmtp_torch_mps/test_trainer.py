@@ -1,0 +1,75 @@
+"""The torch trainer from the command line: what it runs, what it refuses."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from shared.data import documents as data
+from shared.run import inputs as inputs_module
+from tests.minis import ALGOS, config, first
+from tests.torch_models import start, torch_model
+from tests.trained import run
+from wmtp_torch_mps import device, train
+from wmtp_torch_mps.export import main as torch_export
+from wmtp_torch_mps.model import forward
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_algorithm_trains(algo, tmp_path):
+    done = run(train, tmp_path, "a", 5, "--algo", algo)
+    summary = json.loads((done / "summary.json").read_text())
+    assert summary["backend"] == "wmtp_torch_mps"
+    before, after = summary["eval_before"], summary["eval_after"]
+    assert after["eval_nll_head_0"] < before["eval_nll_head_0"]
+    assert (done / "model" / "config.json").is_file()
+
+
+def test_dropout_is_off_where_nothing_is_dropped():
+    """Also with activations computed again, which needs the mode that drops."""
+    cfg = config("baseline", "linear", "default")
+    cfg = replace(
+        cfg,
+        model=replace(cfg.model, dropout=0.5),
+        machine=replace(cfg.machine, rematerialise=True),
+    )
+    model = torch_model(cfg, start("linear", False))
+    batch = device.to_device(first("packed", "float32"), model.device)
+    place = (batch.tokens_BL, batch.positions_BL, batch.document_BL)
+    still, again = (forward(model, *place).hidden_BLD for _ in range(2))
+    dropped = forward(model, *place, dropping=True).hidden_BLD
+    assert torch.equal(still, again) and not torch.allclose(still, dropped)
+
+
+def test_what_mps_gets_wrong_is_refused_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    arguments = f"--model smoke --data.max-length 128 --output-dir {tmp_path} --dry-run"
+    assert train.main([*arguments.split(), "--data.batch-size", "256"]) == 0
+    assert "mps" in capsys.readouterr().out
+    assert train.main([*arguments.split(), "--data.batch-size", "257"]) == 2
+    said = capsys.readouterr().err
+    assert "at most 32768 on mps, got 32896" in said and said.count("\n") == 1
+    again = ["--model.dropout", "0.1", "--machine.rematerialise"]
+    assert train.main([*arguments.split(), *again]) == 2
+    said = capsys.readouterr().err
+    assert "machine.rematerialise must be off with dropout on mps" in said
+
+
+def test_other_data_than_the_export_was_trained_on_leaves_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    done = run(train, tmp_path, "a", 2)
+    assert torch_export([str(done), "--to", str(tmp_path / "export")]) == 0
+    rows_of_split = data.load_examples
+
+    def fewer(cfg):
+        found = rows_of_split(cfg)
+        return found | {"train": found["train"].select(range(50))}
+
+    monkeypatch.setattr(inputs_module, "load_examples", fewer)
+    new = tmp_path / "new"
+    options = f"--resume {tmp_path / 'export'} --output-dir {new} --run-name b"
+    assert train.main(options.split()) == 2
+    assert "another train" in capsys.readouterr().err
+    assert not (new / "b").exists()

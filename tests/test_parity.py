@@ -135,8 +135,19 @@ def test_equal_scores_give_the_very_same_kept_tokens():
     assert 0.6 < ours.sum() / mask_BLK.sum() < 0.75
 
 
-@pytest.mark.parametrize("algo", ALGOS)
-@pytest.mark.parametrize("head_type", HEAD_TYPES)
+# Each algorithm and head type; the other six are slow.
+STEPPED = [(h, a) for h in HEAD_TYPES for a in ALGOS]
+SLOW_STEPS = ("linear-rho1-weighted", "linear-rho1-tokenskip", "residual-baseline")
+SLOW_STEPS += ("residual-critic", "block-baseline", "block-rho1-tokenskip")
+
+
+@pytest.mark.parametrize(
+    "head_type, algo",
+    [
+        pytest.param(*x, marks=[pytest.mark.slow] * ("-".join(x) in SLOW_STEPS))
+        for x in STEPPED
+    ],
+)
 def test_five_steps_run_the_same_way(head_type, algo, record_property):
     seen = parity.trajectories(config(algo, head_type, "default"), steps=5)
     record_property("parity 5 steps", seen)

@@ -1,6 +1,7 @@
 """Loss and step: right targets, constant weights, sums divided once, one trace."""
 
 from dataclasses import replace
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +35,12 @@ def perturbed(params, size=0.3):
     return jax.tree.unflatten(tree, moved)
 
 
+@cache
 def params_of(cfg):
     return jax.jit(lambda: perturbed(init_params(cfg)))()
 
 
+@partial(jax.jit, static_argnums=2)
 def weights_of(params, batch, cfg):
     """`(w_BLK, mask_BLK, nll_BLK, value_BL)`, jitted as the trainer does."""
 
@@ -52,8 +55,9 @@ def weights_of(params, batch, cfg):
     return jax.jit(run)(params, batch)
 
 
+@partial(jax.jit, static_argnums=2)
 def sums_of(params, batch, cfg):
-    return jax.jit(lambda p, b: loss.micro_batch_sums(p, b, cfg)[0])(params, batch)
+    return loss.micro_batch_sums(params, batch, cfg)[0]
 
 
 def loss_of(params, batch, cfg):

@@ -1,5 +1,6 @@
 """The head pass on four devices: the same numbers, and each walks over its own rows."""
 
+import os
 import subprocess
 import sys
 
@@ -53,7 +54,8 @@ print("same")
 
 def test_four_devices_are_one(monkeypatch):
     """Each walks over its own rows, and none waits for another inside the loop."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    devices = "--xla_force_host_platform_device_count=4"
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {devices}")
     done = subprocess.run(
         [sys.executable, "-c", MANY], capture_output=True, text=True, timeout=300
     )

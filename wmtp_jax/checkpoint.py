@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config.fields import Config
-from shared.state.checkpoints import newest_whole, require_step
+from shared.state.checkpoints import newest_whole
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, abstract_state
@@ -43,30 +43,6 @@ def open_to_read(folder: Path) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(folder.resolve(), options=options)
     finally:
         speaks.setLevel(before)
-
-
-def identify(folder: Path, step: int | None = None) -> str:
-    """Step and checksum of a run's checkpoint (its newest): what is in it, unread.
-
-    Raises:
-      ValueError: if there is no such checkpoint, or it is damaged.
-    """
-    if not folder.is_dir():
-        require_step(folder, [], step)
-    manager = open_to_read(folder)
-    wanted = require_step(folder, manager.all_steps(), step)
-    arguments = ocp.args.Composite(position=ocp.args.JsonRestore())
-    try:
-        position = manager.restore(wanted, args=arguments)["position"]
-        return f"{wanted}-{position['checksum']}"
-    except Exception as error:  # Orbax raises many kinds for a damaged folder
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"the checkpoint of step {wanted} in {folder} must be whole, got: "
-            f"{reason[:200]}"
-        ) from None
-    finally:
-        manager.close()
 
 
 def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:

@@ -16,13 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from shared.config.fields import Config
 from shared.config.layers import load_config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
-from shared.run.export_command import export_main
+from shared.run.main import exit_code, export_arguments
 from shared.state import run_folder
 from shared.state.model_source import tokenizer_of_run
 from shared.state.portable_state import TrainingState, read_state, write_state
@@ -53,7 +52,7 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    path, step = run_folder.find(run, ".")
+    path, step = run_folder.find(run, ".", "RUN")
     run_folder.check_backend(path, NAME, "python -m wmtp_torch_mps.export reads it")
     cfg = load_config(path / "config.yaml")
     tokenizer = tokenizer_of_run(path, cfg)
@@ -98,9 +97,8 @@ def _training_state(
     )
 
 
-def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
+def adopt(folder: Path, run: Path, cfg: Config) -> None:
     """Makes the state in an exported folder the first checkpoint of a new run."""
-    del mesh  # Orbax keeps whole arrays
     params, kept = read_state(folder)
     tx = make_optimizer(cfg, 1)
     start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
@@ -118,7 +116,11 @@ def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    return export_main(f"{NAME}.export", __doc__ or "", export_run, argv)
+    asked = export_arguments(f"{NAME}.export", __doc__ or "", argv)
+    with exit_code([]) as outcome:
+        step = export_run(asked.run, Path(asked.to), model_only=asked.model_only)
+        print(f"step {step} of {asked.run} written to {asked.to}")
+    return outcome.code
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def init_params(cfg: Config) -> Params:
     """Random parameters of a run, from `cfg.seed` alone: the shapes of every start."""
     model_key, value_key = jax.random.split(jax.random.key(cfg.seed))
     params = random_params(model_key, cfg.model, cfg.heads)
-    if cfg.algo == "critic":
+    if cfg.algorithm.value_head:
         params["value"] = critic.init_value_head(value_key, cfg.model.width)
     return params
 
@@ -34,7 +34,7 @@ def load_params(cfg: Config) -> Params:
         return jax.jit(lambda: init_params(cfg))()
     check_folder(cfg, folder)
     has_heads = takes_heads(cfg, read_hf_config(folder))
-    needs_value = cfg.algo == "critic"
+    needs_value = cfg.algorithm.value_head
     extras = has_heads or (needs_value and not cfg.heads.fresh)
     stored = read_model(folder, cfg.model, extras=extras)
     has_value = needs_value and "value" in stored

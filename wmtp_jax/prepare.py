@@ -21,6 +21,7 @@ import jax
 
 from shared.config.fields import Config
 from shared.config.layers import build
+from shared.head_types import HEAD_TYPES
 from shared.huggingface.folder import write_model
 from shared.run.command_line import model_layer
 from shared.run.inputs import read_tokenizer
@@ -49,7 +50,7 @@ def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:
         )
     cfg, tokenizer = read_tokenizer(cfg)
     if kind == "reward":
-        if cfg.algo == "critic":
+        if cfg.algorithm.value_head:
             raise ValueError("--value-head must go with --kind causal, got reward")
         cfg = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
     params = jax.jit(lambda: init_params(cfg))() if random_init else load_params(cfg)
@@ -77,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", default="", help="commit, tag or branch")
     parser.add_argument("--tokenizer", default="", help="folder; default: the model's")
     parser.add_argument("--heads", type=int, default=4, help="K, head 0 included")
-    parser.add_argument(
-        "--head-type", choices=("linear", "residual", "block"), default=None
-    )
+    parser.add_argument("--head-type", choices=tuple(HEAD_TYPES), default=None)
     parser.add_argument(
         "--linear-start", choices=("random", "unembedding"), default=None
     )

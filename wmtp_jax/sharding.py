@@ -12,7 +12,6 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shared.config.fields import Config
-from shared.run.backend import require_usable
 from shared.tracking.flops import peak_flops
 
 log = logging.getLogger("wmtp")
@@ -30,7 +29,7 @@ def find_mesh(cfg: Config) -> Mesh:
       ValueError: as `make_mesh`, and for what only torch computes in.
     """
     machine = cfg.machine
-    require_usable(cfg, USABLE, "wmtp_jax")
+    cfg.machine.require_usable(USABLE, "wmtp_jax")
     if machine.device == "mps":
         log.warning("machine.device mps is torch's: wmtp_jax takes the CPU here")
         cfg = replace(cfg, machine=replace(machine, device="cpu"))

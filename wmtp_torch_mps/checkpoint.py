@@ -4,7 +4,6 @@
 digest before it is read, and stock `transformers`, or `wmtp_jax`, can go on from it.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import read_model, write_model
 from shared.huggingface.tree import Params
-from shared.state.checkpoints import newest_whole, require_step
+from shared.state.checkpoints import newest_whole, require_step, steps_in
 from shared.state.portable_state import (
     TrainingState,
-    check_state,
     read_state,
     write_state,
 )
@@ -28,12 +26,6 @@ from wmtp_torch_mps.optimizer import moments_of, restore_moments
 from wmtp_torch_mps.state import TrainState, init_state
 
 NAME = "wmtp_torch_mps"
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, oldest first."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit())
 
 
 def save(
@@ -93,18 +85,6 @@ def _adapted(state: TrainState) -> dict[str, float] | None:
     scaler = state.scaler.state_dict()
     found = {name: float(scaler.get(name, 0)) for name in ("scale", "_growth_tracker")}
     return found | {"splits": float(state.splits)}
-
-
-def identify(folder: Path, step: int | None = None) -> str:
-    """Step and digest of a run's checkpoint (its newest): what is in it.
-
-    Raises:
-      ValueError: if there is no such checkpoint, or it is damaged.
-    """
-    wanted = require_step(folder, steps_in(folder), step)
-    check_state(folder / str(wanted))
-    content = (folder / str(wanted) / "training_state.json").read_bytes()
-    return f"{wanted}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:

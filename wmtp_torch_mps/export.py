@@ -16,7 +16,7 @@ from shared.config.fields import Config
 from shared.config.layers import load_config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
-from shared.run.export_command import export_main
+from shared.run.main import exit_code, export_arguments
 from shared.state import run_folder
 from shared.state.model_source import tokenizer_of_run
 from wmtp_torch_mps import checkpoint
@@ -44,7 +44,7 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    path, step = run_folder.find(run, ".")
+    path, step = run_folder.find(run, ".", "RUN")
     run_folder.check_backend(path, checkpoint.NAME, "wmtp_jax.export reads it")
     cfg = load_config(path / "config.yaml")
     found = checkpoint.restore(path, cfg, torch.device("cpu"), step)
@@ -68,7 +68,11 @@ def adopt(folder: Path, run: Path, cfg: Config, device: torch.device) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    return export_main("wmtp_torch_mps.export", __doc__ or "", export_run, argv)
+    asked = export_arguments("wmtp_torch_mps.export", __doc__ or "", argv)
+    with exit_code([]) as outcome:
+        step = export_run(asked.run, Path(asked.to), model_only=asked.model_only)
+        print(f"step {step} of {asked.run} written to {asked.to}")
+    return outcome.code
 
 
 if __name__ == "__main__":

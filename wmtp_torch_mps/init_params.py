@@ -10,6 +10,7 @@ from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
 from shared.state.model_source import check_folder, find_folder, takes_heads
+from wmtp_torch_mps.heads import HEAD_FUNCTIONS
 from wmtp_torch_mps.model import WMTP, fill, from_tree, group_of, named
 
 # What adds to the residual stream, in GPT-2's names and in Llama's and Qwen2's.
@@ -28,11 +29,12 @@ def load_params(cfg: Config, device: torch.device) -> WMTP:
     if folder is not None:
         check_folder(cfg, folder)
         has_heads = takes_heads(cfg, read_hf_config(folder))
-        extras = has_heads or (cfg.algo == "critic" and not cfg.heads.fresh)
+        wants_values = cfg.algorithm.value_head and not cfg.heads.fresh
+        extras = has_heads or wants_values
         stored = read_model(folder, cfg.model, extras=extras)
         _fill_from(model, stored, has_heads)
         if not has_heads:
-            _copy_into_heads(model)
+            _start_heads(model)
     return model.to(device)
 
 
@@ -43,7 +45,7 @@ def _fill_from(model: WMTP, stored: Params, has_heads: bool) -> None:
     if has_heads:
         extra = cfg.heads.count - 1
         wanted["heads"] = _first(stored["heads"], extra)
-    if cfg.algo == "critic" and "value" in stored:
+    if cfg.algorithm.value_head and "value" in stored:
         wanted["value"] = stored["value"]
     held = cfg if has_heads else _one_head(cfg)
     fill(model, from_tree(wanted, held))
@@ -86,16 +88,10 @@ def init_params(model: WMTP) -> None:
             parameter.normal_(0, cfg.model.branch_deviation, generator=generator)
         else:
             parameter.normal_(0, cfg.model.init_deviation, generator=generator)
-    _copy_into_heads(model)
+    _start_heads(model)
 
 
-@torch.no_grad()
-def _copy_into_heads(model: WMTP) -> None:
-    """Heads that start as copies: of the last layer and norm, or of the unembedding."""
-    heads = model.cfg.heads
+def _start_heads(model: WMTP) -> None:
+    """Heads that start as copies of something else."""
     for head in model.mtp_heads.values():
-        if heads.type == "block":
-            head.block.load_state_dict(model.last_layer[0].state_dict())
-            head.norm.load_state_dict(model.final_norm[0].state_dict())
-        elif heads.type == "linear" and heads.linear_start == "unembedding":
-            head.weight.copy_(model.unembed_VD)
+        HEAD_FUNCTIONS[model.cfg.heads.type].start(head, model)

@@ -15,9 +15,12 @@ from torch import Tensor
 from shared import weighting
 from shared.algorithms import (
     Extremes,
+    Known,
     Sums,
+    Values,
     add_up,
     head_weights,
+    members_of,
     needs_nll,
     score_tokens,
     weigh,
@@ -90,7 +93,8 @@ def nll_heads(
 def weights_of(
     model: WMTP,
     outputs: Outputs,
-    value_BL: Tensor | None,
+    values: Values | None,
+    member_BLS: Tensor,
     batch: Batch,
     targets_BLK: Tensor,
     mask_BLK: Tensor,
@@ -100,8 +104,8 @@ def weights_of(
     if needs_nll(cfg):
         first = [outputs.hidden_BLD]
         nll_BL = nll_heads(model, first, targets_BLK, mask_BLK)[0][:, :, 0]
-    score_BL = score_tokens(nll_BL, value_BL, batch, cfg)
-    return weigh(score_BL, mask_BLK, batch, cfg)
+    known = Known(batch=batch, member_BLS=member_BLS, nll_BL=nll_BL, values=values)
+    return weigh(score_tokens(known, cfg), mask_BLK, known, cfg)
 
 
 def add_gradients(
@@ -121,23 +125,17 @@ def add_gradients(
     cfg = model.cfg
     outputs = run_trunk(model, batch, dropping=dropping)
     targets_BLK, mask_BLK = targets_of(batch, cfg)
-    value_BL, value = None, (batch.noise_BL.new_zeros(()),) * 2
-    if cfg.algo == "critic":
-        value_BL, value = _value_loss(model, outputs, batch)
-    w_BLK = weights_of(
-        model,
-        outputs,
-        None if value_BL is None else value_BL.detach(),
-        batch,
-        targets_BLK,
-        mask_BLK,
-    )
+    member_BLS = members_of(batch)
+    values, value = None, (batch.noise_BL.new_zeros(()),) * 2
+    if cfg.algorithm.value_head:
+        values, value = _value_loss(model, outputs, batch, member_BLS)
+    w_BLK = weights_of(model, outputs, values, member_BLS, batch, targets_BLK, mask_BLK)
     factor_K = torch.tensor(head_weights(cfg), dtype=w_BLK.dtype, device=w_BLK.device)
     states = head_states(model, outputs)
     nll_BLK, gradients = nll_heads(
         model, states, targets_BLK, w_BLK > 0, scale * w_BLK * factor_K
     )
-    if value_BL is not None:
+    if values is not None:
         _add_value_gradients(model, value[0] * scale, value_gradients)
     torch.autograd.backward(states, gradients)
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
@@ -145,17 +143,18 @@ def add_gradients(
 
 
 def _value_loss(
-    model: WMTP, outputs: Outputs, batch: Batch
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """`value_BL`, and sum and count of the value loss, with gradients."""
+    model: WMTP, outputs: Outputs, batch: Batch, member_BLS: Tensor
+) -> tuple[Values, tuple[Tensor, Tensor]]:
+    """What the values should have been; sum (with gradients) and count of the loss."""
     cfg, hidden_BLD = model.cfg, outputs.hidden_BLD
     if not cfg.critic.trunk_gradient:
         hidden_BLD = hidden_BLD.detach()
     value_BL = model.value_head(hidden_BLD)
-    _, _, return_BL = critic.value_targets(
-        value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
+    values = critic.value_targets(
+        value_BL, batch, member_BLS, cfg, gae_lambda=cfg.critic.gae_lambda
     )
-    return value_BL, weighting.value_loss(value_BL, return_BL, batch.target_BL)
+    loss = weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
+    return values, loss
 
 
 def _add_value_gradients(

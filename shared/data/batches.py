@@ -8,7 +8,7 @@ Axes: A micro-batches of a step, B rows, L positions, S documents packed in a ro
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,9 @@ from shared.data.packing import (
     pack_epoch,
 )
 
+# Signals by name: per document, a number of each token `[T]` or of the whole `[1]`.
+Columns = Mapping[str, Sequence[np.ndarray]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -35,8 +38,8 @@ class Batch:
       document_BL: int32, 1 to S in each row in order; 0 is padding.
       positions_BL: int32, from 0 in each document; 0 on padding.
       target_BL: bool, True where the token is in T(d).
-      ref_nll_BL: float32, nats of the token under the reference; 0 at non-targets.
-      reward_BL: float32, R(d) on every position of d.
+      signals: column of `shared/signals/columns.py` -> float32; 0 on padding. A number
+        of a whole document stands on each of its positions.
       noise_BL: float32, standard normal, for the control `random`.
       permutation_BL: int32, columns of the row, for the control `shuffle`: permuted
         within T(d), the identity elsewhere.
@@ -47,16 +50,17 @@ class Batch:
     document_BL: np.ndarray
     positions_BL: np.ndarray
     target_BL: np.ndarray
-    ref_nll_BL: np.ndarray
-    reward_BL: np.ndarray
+    signals: dict[str, np.ndarray]
     noise_BL: np.ndarray
     permutation_BL: np.ndarray
     num_documents: int
 
     def changed(self, change: Callable[[Any], Any]) -> "Batch":
         """The same with every array changed."""
-        arrays = {n: change(x) for n, x in vars(self).items() if n != "num_documents"}
-        return replace(self, **arrays)
+        kept = ("signals", "num_documents")
+        arrays = {n: change(x) for n, x in vars(self).items() if n not in kept}
+        signals = {name: change(x) for name, x in self.signals.items()}
+        return replace(self, **arrays, signals=signals)
 
 
 def micro_batches(batches: Batch, parts: int = 1) -> list[Batch]:
@@ -68,27 +72,6 @@ def micro_batches(batches: Batch, parts: int = 1) -> list[Batch]:
         for a in range(A)
         for cut in range(0, B, rows)
     ]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What an algorithm knows of each document beside its tokens.
-
-    Attributes:
-      ref_nll: per document, float32 `[T]`, aligned with its tokens.
-      reward: float32 `[number of documents]`.
-    """
-
-    ref_nll: tuple[np.ndarray, ...]
-    reward: np.ndarray
-
-    @classmethod
-    def zeros(cls, split: Split) -> "Columns":
-        """For an algorithm that has neither."""
-        return cls(
-            ref_nll=tuple(np.zeros(len(d.tokens), np.float32) for d in split.documents),
-            reward=np.zeros(len(split.documents), np.float32),
-        )
 
 
 def control_noise(document: Document, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,11 +106,13 @@ def make_batch(
 ) -> Batch:
     """Fills arrays `[..., L]` of that shape, row after row.
 
-    Without a seed there is no noise, and nothing is permuted.
+    Args:
+      columns: what the batch carries of each document beside its tokens.
+      seed: of the controls; without one there is no noise, and nothing is permuted.
     """
     length = shape[-1]
     integers = ("tokens_BL", "document_BL", "positions_BL", "permutation_BL")
-    floats = ("ref_nll_BL", "reward_BL", "noise_BL")
+    floats = ("noise_BL", *columns)
     arrays = {name: np.zeros((len(rows), length), np.int32) for name in integers}
     arrays |= {name: np.zeros((len(rows), length), np.float32) for name in floats}
     arrays["target_BL"] = np.zeros((len(rows), length), bool)
@@ -142,20 +127,21 @@ def make_batch(
                 permutation_T = np.arange(end - start, dtype=np.int32)
             else:
                 noise_T, permutation_T = control_noise(document, seed)
-            for name, values in {
+            filled: dict[str, Any] = {
                 "tokens_BL": document.tokens,
                 "document_BL": number,
                 "positions_BL": np.arange(end - start),
                 "target_BL": document.target,
-                "ref_nll_BL": np.where(document.target, columns.ref_nll[index], 0),
-                "reward_BL": columns.reward[index],
                 "noise_BL": noise_T,
                 "permutation_BL": start + permutation_T,
-            }.items():
+                **{name: column[index] for name, column in columns.items()},
+            }
+            for name, values in filled.items():
                 arrays[name][b, start:end] = values
             start = end
     shaped = {name: array.reshape(shape) for name, array in arrays.items()}
-    return Batch(**shaped, num_documents=num_documents)
+    signals = {name: shaped.pop(name) for name in columns}
+    return Batch(**shaped, signals=signals, num_documents=num_documents)
 
 
 class TrainBatches:

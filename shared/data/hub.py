@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.examples import CODE_CONTESTS, Row
-from shared.huggingface.hub import first_line
+from shared.messages import named_line
 
 Rows = Iterator[tuple[str, Row]]  # where a row stands, and the row
 Refuse = Callable[[Exception], ValueError]  # another library's error in our words
@@ -67,7 +67,7 @@ def open_source(name: str, *, streaming: bool) -> dict[str, Rows]:
     def refuse(error: Exception) -> ValueError:
         return ValueError(
             f"data.source {name!r} must be fetched from the hub ({source.repository}) "
-            f"or be in its cache, got {first_line(unreached or error)}: "
+            f"or be in its cache, got {named_line(unreached or error)}: "
             "give by --data a folder with train.jsonl and validation.jsonl, or with "
             "the parquet files of that repository"
         )
@@ -97,7 +97,7 @@ def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
 
     def refuse(error: Exception) -> ValueError:
         return ValueError(
-            f"data.source must hold whole parquet files, got {first_line(error)} in "
+            f"data.source must hold whole parquet files, got {named_line(error)} in "
             f"{folder}"
         )
 

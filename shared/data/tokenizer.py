@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.messages import first_line
+
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -114,7 +116,7 @@ def _read_tokenizer(name: str, settings: dict[str, Any], of: str) -> Any:
             str(folder), local_files_only=True, trust_remote_code=False, **settings
         )
     except Exception as error:  # whatever a damaged folder makes the library raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ValueError(f"{required}, got {name!r}: {reason}") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
+from shared.head_types import HEAD_TYPES
 from shared.huggingface.json_keys import REQUIRED, Keys, read_keys
 
 # The tanh forms differ only in rounding.
@@ -211,7 +212,7 @@ def _heads(keys: Keys, kind: str) -> tuple[int, str | None]:
     count = mtp.count("n_future_tokens", REQUIRED, MAX_LAYERS)
     if count < 2:
         raise mtp.refuse("n_future_tokens", "at least 2")
-    return count, mtp.choice("head_type", REQUIRED, ("linear", "residual", "block"))
+    return count, mtp.choice("head_type", REQUIRED, HEAD_TYPES)
 
 
 def make_hf_config(

@@ -8,6 +8,7 @@ The tree is a nested dict of float32 arrays: `trunk`, `heads` (k >= 1) and maybe
 tensor is which part of it.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ import numpy as np
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import Tokenizer, load_tokenizer
+from shared.files import write_text
 from shared.huggingface.config_json import Described, make_hf_config, read_hf_config
 from shared.huggingface.names import BUFFERS, HEADS, MODEL, TRUNK, UNEMBED, VALUE
 from shared.huggingface.safetensors import (
@@ -40,10 +42,10 @@ from shared.huggingface.tree import (
     from_tensors,
     to_tensors,
 )
-from shared.state.run_folder import write_text
 
 log = logging.getLogger("wmtp")
 
+STATE = "training_state.safetensors"  # moments beside a model, no part of it
 TEMPLATE = files("shared.huggingface") / "templates" / "modeling_wmtp.py"
 # Texts whose token ids tell whether a written tokenizer is the one it was.
 SAMPLES = ("def f(x):\n    return x + 1  # é\n", "  Two  words\t\n\n</s>", "0123 ∑!")
@@ -111,6 +113,23 @@ def _open(
     if cfg.tie_embeddings:
         _drop_tied(stored[MODEL], cfg)
     return {file: StoredTensors(found) for file, found in stored.items()}, heads
+
+
+def files_digest(folder: str | Path) -> str:
+    """Digest of a model on disk: its `config.json` and every safetensors file.
+
+    The state of a training beside it is left out: with or without it the model is the
+    same. Read in pieces: the weights are never in memory as a whole.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        if path.name == STATE:
+            continue
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    digest.update((Path(folder) / "config.json").read_bytes())
+    return digest.hexdigest()
 
 
 def write_model(
@@ -230,7 +249,7 @@ def _described(folder: Path, kind: str) -> Described:
 def _heads(described: Described) -> HeadsConfig:
     if described.head_type is None:
         return HeadsConfig(count=1)
-    return HeadsConfig(count=described.num_heads, type=described.head_type)  # type: ignore[arg-type]
+    return HeadsConfig(count=described.num_heads, type=described.head_type)
 
 
 def _open_base(folder: Path, cfg: ModelConfig) -> dict[str, Stored]:

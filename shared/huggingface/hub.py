@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from shared.config.layers import printable
+from shared.messages import named_line
 
 # Rules of huggingface_hub.utils.validate_repo_id, and the names it forbids.
 PART = r"(?![-.])[A-Za-z0-9_.-]{1,96}(?<![-.])"
@@ -136,12 +137,6 @@ def _reason(error: Exception) -> str:
     if _is_offline() or isinstance(cause, errors.OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, and it is not (whole) in {_cache_folder()}"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        got = f" ({first_line(cause)})" if cause else ""
+        got = f" ({named_line(cause)})" if cause else ""
         return f"the hub cannot be reached{got}, and it is not in {_cache_folder()}"
-    return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Type and first line of another library's error."""
-    text = next(iter(str(error).strip().splitlines()), "").rstrip(".: ")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return named_line(error)

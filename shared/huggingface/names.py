@@ -14,6 +14,7 @@ import numpy as np
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
+from shared.head_types import HEAD_TYPES
 
 MODEL = "model.safetensors"
 HEADS = "mtp_heads.safetensors"
@@ -145,17 +146,18 @@ def _trunk_pieces(cfg: ModelConfig, prefix: str) -> Iterator[Piece]:
 
 
 def _head_pieces(cfg: ModelConfig, heads: HeadsConfig) -> Iterator[Piece]:
-    V, D, extra = cfg.vocab_size, cfg.width, heads.count - 1
+    row, D, extra = HEAD_TYPES[heads.type], cfg.width, heads.count - 1
+    sizes = {"V": cfg.vocab_size, "D": D}
     for k in range(1, heads.count):
         stack, name = Stack(HEADS, k - 1, extra), f"mtp_heads.{k}."
-        if heads.type == "linear":
-            yield stack.piece(f"{name}weight", "heads/unembed", (V, D))
-        elif heads.type == "residual":
-            for part in ("inner", "outer"):
-                yield stack.piece(
-                    f"{name}{part}.weight", f"heads/{part}", (D, D), turned=True
-                )
-        else:
+        for tensor in row.tensors:
+            yield stack.piece(
+                name + tensor.name,
+                f"heads/{tensor.leaf}",
+                tuple(sizes[letter] for letter in tensor.shape),
+                turned=tensor.turned,
+            )
+        if row.copies_block:
             yield from _block_pieces(cfg, stack, "heads/blocks", f"{name}block.")
             yield stack.piece(f"{name}norm.weight", "heads/norms/scale", (D,))
             if not cfg.is_rotary:

@@ -14,8 +14,8 @@ from typing import Any
 
 from shared.config.fields import Config, OptimizerConfig
 from shared.config.layers import build, checked, flatten, leaves, printable
+from shared.files import write_text
 from shared.huggingface.json_keys import MAX_COUNT, Keys, read_keys
-from shared.state.run_folder import write_text
 
 HEADER = "training_state.json"
 FORMAT = 1  # counted up when an older reader would misread the files
@@ -92,7 +92,7 @@ class Header:
       updates: of the steps, those in which the optimizer changed anything: a float16
         gradient that is not finite makes none.
       optimizer: update rule, that of the config.
-      position: `asdict` of `shared.run.loop.Progressed`, with the position in the data.
+      position: `asdict` of `checkpoints.Progressed`, with the position in the data.
       config: of the run, with the weighting rule that is in force.
       inputs: digests of data, tokenizer and models (`run_folder.recorded_inputs`).
       versions: of the libraries that computed.

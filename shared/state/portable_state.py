@@ -16,7 +16,7 @@ from pathlib import Path
 
 from shared.config.fields import Config
 from shared.huggingface.config_json import make_hf_config
-from shared.huggingface.folder import read_model
+from shared.huggingface.folder import STATE, read_model
 from shared.huggingface.json_keys import read_keys
 from shared.huggingface.names import HEADS, MODEL, VALUE
 from shared.huggingface.safetensors import (
@@ -27,7 +27,6 @@ from shared.huggingface.safetensors import (
     write_file,
 )
 from shared.huggingface.tree import Params, from_tensors, to_tensors
-from shared.signals.cache import STATE
 from shared.signals.kept import copy_signals
 from shared.state.header import (
     HEADER,
@@ -168,10 +167,10 @@ def _check_config(folder: Path, cfg: Config) -> None:
     for key in made.keys() | {"mtp_config"}:
         if keys.found.get(key) != made.get(key) and not key.endswith("_token_id"):
             raise keys.refuse(key, f"{made.get(key)!r} by the config in {HEADER}")
-    needed, there = cfg.algo == "critic", (folder / VALUE).is_file()
+    needed, there = cfg.algorithm.value_head, (folder / VALUE).is_file()
     if there != needed:
         raise ValueError(
-            f"{folder} must hold {VALUE} just where its algorithm is critic, got "
+            f"{folder} must hold {VALUE} just where its algorithm trains values, got "
             f"{'it' if there else 'none'} with {cfg.algo}"
         )
 
@@ -194,7 +193,7 @@ def _read_moments(path: Path, cfg: Config) -> dict[str, Params]:
         )
     made = {}
     for moment in names:
-        tensors = _by_file(stored[moment], value=cfg.algo == "critic")
+        tensors = _by_file(stored[moment], value=cfg.algorithm.value_head)
         source = f"the moment {moment!r} in {path}"
         made[moment] = from_tensors(tensors, cfg.model, cfg.heads, source=source)
     return made

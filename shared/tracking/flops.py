@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shared.algorithms import needs_nll
 from shared.config.fields import Config
 from shared.config.model import ModelConfig
 from shared.data.batches import Batch
+from shared.head_types import HEAD_TYPES
 
 # Dense bfloat16 FLOPs a second, from NVIDIA's data sheets (half of what they give with
 # sparsity); by a part of the device's name, the longer ones first.
@@ -58,11 +60,10 @@ def head_flops(
     """
     model = cfg.model
     D, tokens = model.width, float(np.sum(lengths))
-    before = 0.0
-    if cfg.heads.type == "residual":
-        before = 2.0 * 2 * D * D * tokens
-    elif cfg.heads.type == "block":
-        before = trunk_flops(model, lengths) / model.num_layers
+    row = HEAD_TYPES[cfg.heads.type]
+    before = 2.0 * row.numbers_before(D) * tokens
+    if row.copies_block:
+        before += trunk_flops(model, lengths) / model.num_layers
     product = 2.0 * D * model.vocab_size
     return 3 * (cfg.heads.count - 1) * before + product * (3 * rows + scored)
 
@@ -83,7 +84,7 @@ def step_flops(cfg: Config, batch: Batch, rows_K: Sequence[float]) -> float:
     """
     lengths = lengths_of(batch)
     scored = 0.0
-    if cfg.algo.startswith("rho1"):
+    if needs_nll(cfg):
         scored = max(0.0, float(np.sum(batch.target_BL)) - float(rows_K[0]))
     trunk = 3 * trunk_flops(cfg.model, lengths)
     return trunk + head_flops(cfg, lengths, float(sum(rows_K)), scored)

@@ -9,12 +9,12 @@ import contextlib
 import importlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from shared.config.fields import Config
+from shared.files import write_whole
 from shared.tracking.mlflow import MayFail, MLflow
 
 Metrics = dict[str, float | int]
@@ -79,7 +79,7 @@ def cut_back(path: Path, step: int) -> None:
       ValueError: as `read_metrics`; the file is left as it was.
     """
     kept = [line + b"\n" for line, row in _parsed_lines(path) if row["step"] <= step]
-    replace_file(path, b"".join(kept))
+    write_whole(path, b"".join(kept))
 
 
 def _parsed_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
@@ -98,20 +98,6 @@ def _parsed_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
                 f"{path} line {number} must be a JSON object with a whole number "
                 f"'step', got {line[:60].decode(errors='replace')!r}"
             )
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves the old content or the new, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class TensorBoard(MayFail):

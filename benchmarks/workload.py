@@ -129,15 +129,17 @@ def dense_batch(cfg: Config, seed: int = 0) -> Batch:
     target_BL = np.ones(shape, bool)
     target_BL[..., 0] = False
     columns = np.broadcast_to(np.arange(shape[2], dtype=np.int32), shape)
+    reward = np.broadcast_to(rng.normal(size=shape[:2])[..., None], shape)
+    signals = {
+        "ref_nll": (target_BL * rng.gamma(8, 1.2, shape)).astype(np.float32),
+        "reward": reward.astype(np.float32),
+    }
     return Batch(
         tokens_BL=rng.integers(0, cfg.model.vocab_size, shape).astype(np.int32),
         document_BL=np.ones(shape, np.int32),
         positions_BL=columns.copy(),
         target_BL=target_BL,
-        ref_nll_BL=(target_BL * rng.gamma(8, 1.2, shape)).astype(np.float32),
-        reward_BL=np.broadcast_to(rng.normal(size=shape[:2])[..., None], shape).astype(
-            np.float32
-        ),
+        signals={name: signals[name] for name in cfg.algorithm.signals},
         noise_BL=rng.normal(size=shape).astype(np.float32),
         permutation_BL=columns.copy(),
         num_documents=1,

@@ -177,39 +177,14 @@ class Pass:
     def _measure(
         self, part: Part, bar: Progress, done: int
     ) -> Generator[Batch, None, Measured]:
-        """Asks for one part; the next batch is asked for before one is waited for."""
-        result = [np.zeros(0, np.float32)] * len(part.split.documents)
-        asked: deque[Sequence[Sequence[int]]] = deque()
-        B = self.cfg.data.batch_size
-        for start in range(0, len(part.rows), B):
-            asked.append(part.rows[start : start + B])
-            yield _batch(asked[-1], part.split, self.cfg)
-            if len(asked) == 2:
-                done += 1
-                self._take(asked.popleft(), part.split, result)
-                bar.update(done)
-        while asked:
+        """Asks for one part, and keeps what is wanted of each document."""
+        found: list[np.ndarray] = [np.zeros(0)] * len(part.split.documents)
+        for batch in ask(part.rows, part.split, self.cfg, self._answers, found):
+            yield batch
             done += 1
-            self._take(asked.popleft(), part.split, result)
             bar.update(done)
-        return tuple(result)
-
-    def _take(
-        self,
-        rows: Sequence[Sequence[int]],
-        split: Split,
-        result: list[np.ndarray],
-    ) -> None:
-        """Waits for the oldest answer, and keeps what is wanted of each document."""
-        answer_BL = np.asarray(self._answers.popleft(), np.float32)
-        for row, answer_L in zip(rows, answer_BL, strict=False):
-            start = 0
-            for index in row:
-                document = split.documents[index]
-                end = start + len(document.tokens)
-                answer_T = answer_L[start:end]
-                result[index] = self.of_document(answer_T, document, self.model)
-                start = end
+        pairs = zip(found, part.split.documents, strict=True)
+        return tuple(self.of_document(x_T, d, self.model) for x_T, d in pairs)
 
     def _join(self, parts: list[Part]) -> None:
         values = tuple(x for part in parts for x in self._parts[part.key])
@@ -264,6 +239,41 @@ def cut(split: Split, cfg: Config, key: str) -> list[Part]:
             )
         )
     return parts
+
+
+def ask(
+    rows: Sequence[Sequence[int]],
+    split: Split,
+    cfg: Config,
+    answers: deque[Any],
+    found: list[np.ndarray],
+) -> Iterator[Batch]:
+    """Batches of these rows; the next is asked for before an answer is waited for.
+
+    Args:
+      rows: document indices of each row: every document of the split once.
+      answers: which the caller puts each answer into.
+      found: is filled with `answer_T` of each document.
+    """
+    waiting: deque[Sequence[Sequence[int]]] = deque()
+    B = cfg.data.batch_size
+
+    def take() -> None:
+        answer_BL = np.asarray(answers.popleft(), np.float32)
+        for row, answer_L in zip(waiting.popleft(), answer_BL, strict=False):
+            start = 0
+            for index in row:
+                end = start + len(split.documents[index].tokens)
+                found[index] = answer_L[start:end]
+                start = end
+
+    for start in range(0, len(rows), B):
+        waiting.append(rows[start : start + B])
+        yield _batch(waiting[-1], split, cfg)
+        if len(waiting) == 2:
+            take()
+    while waiting:
+        take()
 
 
 def _batch(rows: Sequence[Sequence[int]], split: Split, cfg: Config) -> Batch:

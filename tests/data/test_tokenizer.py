@@ -118,7 +118,7 @@ for name in sys.argv[2:]:
         DataConfig(source=sys.argv[1]), tokenizer, splits=("train", "validation")
     )
     shared.data.batches.TrainBatches(
-        splits["train"], shared.data.batches.Columns.zeros(splits["train"]),
+        splits["train"], {},
         max_length=128,
         batch_size=2, accumulation=1, layout="packed", seed=0,
     ).__next__()

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from shared.signals import cache as signals
-from shared.signals import measure as signal_parts
+from shared.signals import passes as signal_parts
 from tests.signal_passes import KEY, L, Model, assert_right, config_of, split_of
 
 ROOT = Path(__file__).parents[2]
@@ -261,7 +261,7 @@ def test_numbers_that_are_not_finite_leave_nothing(tmp_path, monkeypatch):
 
 KILLED = """
 import signal, sys, time
-from shared.signals import measure as signal_parts
+from shared.signals import passes as signal_parts
 from tests.signal_passes import Model
 from tests.signals.test_measure import SPLIT
 
@@ -294,7 +294,7 @@ def test_a_killed_pass_leaves_nothing_half_written(tmp_path, number):
     for path in left:
         assert path.suffix == ".safetensors"
         lengths = [len(d.tokens) for d in parts[path.stem].split.documents]
-        signals.read(path, path.stem, lengths)
+        signals.read(path, path.stem, "ref_nll", lengths)
     model = Model()
     assert_right(model.run(tmp_path, SPLIT), SPLIT)
     batches = {key: part.num_batches for key, part in parts.items()}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.config.layers import printable
+
 # Larger counts come from damaged or hostile files.
 MAX_COUNT = 1_000_000_000
 
@@ -42,9 +44,8 @@ class Keys:
     def refuse(self, key: str, required: str) -> ValueError:
         got = repr(self.found[key]) if key in self.found else "none"
         got = got if len(got) <= 100 else got[:97] + "..."
-        return ValueError(
-            f"{self.within}{key} must be {required}, got {got} in {self.path}"
-        )
+        name = f"{self.within}{printable(key)}"
+        return ValueError(f"{name} must be {required}, got {got} in {self.path}")
 
     def take(self, key: str, required: str, holds: Callable[[Any], bool]) -> Any:
         """The value of a key that must be there, and of which `holds` must be true."""

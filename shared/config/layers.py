@@ -168,33 +168,31 @@ def _read_bytes(source: Any, where: str) -> bytes:
     return data
 
 
-def _refuse_repeats(node: yaml.Node | None, seen: set[int]) -> None:
-    """Refuses a key given twice, and aliases: a few of them can stand for gigabytes."""
-    if node is None:
-        return
-    if id(node) in seen:
-        problem = "aliases (*name) are not allowed"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    seen.add(id(node))
-    children = list(node.value) if isinstance(node, yaml.CollectionNode) else []
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key in (key for key, _ in children if isinstance(key, yaml.ScalarNode)):
-            if key.value in keys:
+class _Strict(yaml.SafeLoader):
+    """Takes no key twice, and no aliases: a few of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            problem, mark = "aliases (*name) are not allowed", self.peek_event()
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
                 problem = f"{printable(key.value)} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            keys.add(key.value)
-        children = [child for pair in children for child in pair]
-    for child in children:
-        _refuse_repeats(child, seen)
+            seen.add(key.value)
+        return node
 
 
 def _load(data: bytes) -> Any:
     """The value of a YAML document; a ValueError says in which line it has none."""
     try:
         text = data.decode("utf-8-sig")
-        _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader), set())
-        return yaml.safe_load(text)
+        return yaml.load(text, _Strict)
     except UnicodeDecodeError as error:
         line, reason = data.count(b"\n", 0, error.start), "not UTF-8 text"
     except yaml.MarkedYAMLError as error:

@@ -131,7 +131,7 @@ def test_lists_become_tuples(tmp_path):
         ),
         (
             "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]",
-            "{}, line 1: bad YAML, aliases (*name) are not allowed",
+            "{}, line 2: bad YAML, aliases (*name) are not allowed",
         ),
         (
             "a: &a [*a]",

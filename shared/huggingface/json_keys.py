@@ -12,14 +12,14 @@ from shared.config.layers import printable
 MAX_COUNT = 1_000_000_000
 
 
-def read_keys(path: Path) -> "Keys":
-    """The object that a JSON file holds.
+def read_keys(path: Path, **settings: Any) -> "Keys":
+    """The object that a JSON file holds; `settings` are of `json.loads`.
 
     Raises:
       ValueError: if the file cannot be read, or holds something else.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes(), **settings)
     except OSError as error:
         raise ValueError(f"{path} must be readable, got {error.strerror}") from None
     except (ValueError, RecursionError) as error:

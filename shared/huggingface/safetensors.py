@@ -8,6 +8,8 @@ one can run code.
 import json
 import math
 import os
+import re
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,11 @@ import ml_dtypes  # noqa: F401  NumPy learns the name bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from shared.huggingface.json_keys import read_keys
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"[^/\\\0]*\.safetensors")  # a plain name
+PICKLE = re.compile(r"\.(bin|pt|pth|ckpt)(\.index\.json)?$")
 DTYPES = ("F32", "F16", "BF16", "F64")  # what a file may hold
 
 
@@ -30,8 +36,8 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
 
 
-class StoredTensors(Mapping[str, np.ndarray]):
-    """Name -> float32 array, read from disk at every look-up.
+class StoredTensors(UserDict[str, Any]):
+    """Name -> float32 array, read from disk at every look-up; `data` is where it lies.
 
     Raises:
       ValueError: if a tensor is of a dtype that is not one of `DTYPES`; at a look-up,
@@ -39,7 +45,7 @@ class StoredTensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, stored: dict[str, Stored]) -> None:
-        self.stored = stored
+        super().__init__(stored)
         for name, tensor in stored.items():
             if tensor.dtype not in DTYPES:
                 raise ValueError(
@@ -49,17 +55,10 @@ class StoredTensors(Mapping[str, np.ndarray]):
                 )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        stored = self.stored[name]
-        with _opened(stored.file) as file:
-            x = file.get_tensor(stored.name)
+        with _opened(self.data[name].file) as file:
+            x = file.get_tensor(self.data[name].name)
         with np.errstate(over="ignore"):  # F64 beyond float32 becomes inf
             return x.astype(np.float32, copy=False)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
 
 
 def open_model(folder: Path) -> dict[str, Stored]:
@@ -75,12 +74,8 @@ def open_model(folder: Path) -> dict[str, Stored]:
         return open_file(folder / SINGLE)
     if (folder / INDEX).is_file():
         return _open_shards(folder)
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    pickles = [
-        name
-        for name in found
-        if name.removesuffix(".index.json").endswith((".bin", ".pt", ".pth", ".ckpt"))
-    ]
+    found = sorted(path.name for path in folder.glob("*"))
+    pickles = [name for name in found if PICKLE.search(name)]
     if pickles:
         raise ValueError(
             f"{folder} must hold {SINGLE} (or {INDEX}), got the pickle {pickles[0]}, "
@@ -199,17 +194,11 @@ def _open_shards(folder: Path) -> dict[str, Stored]:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor -> shard; shards are plain names, so that none lies elsewhere."""
-    required = f'{path} must be a JSON object with a "weight_map" of tensors to shards'
-    try:
-        index = json.loads(path.read_bytes(), object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{required}, got {_line(error)}") from None
-    shard_of = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise ValueError(f"{required}, got {type(shard_of).__name__}")
+    keys = read_keys(path, object_pairs_hook=_unique)
+    required = "an object of tensors to shards"
+    shard_of = keys.take("weight_map", required, lambda x: x and isinstance(x, dict))
     for name, shard in shard_of.items():
-        plain = isinstance(shard, str) and shard.endswith(".safetensors")
-        if not plain or Path(shard).name != shard or "\\" in shard or "\0" in shard:
+        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
             raise ValueError(
                 f"{path} must name .safetensors files in its own folder, got {shard!r} "
                 f"for tensor {name!r}"

@@ -206,15 +206,19 @@ def test_a_tensor_in_two_shards(folder):
     refuses(lambda: open_model(folder), "'b.weight'", "model-1", "model-2")
 
 
-NO_INDEX = ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": []}', "\xff", "{{{"]
-TWICE = '{"weight_map": {"a": "x.safetensors", "a": "x.safetensors"}}'
-
-
-@pytest.mark.parametrize("text", [*NO_INDEX, TWICE])
-def test_damaged_indexes(tmp_path, text):
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        *(("", "JSON"), ("\xff", "JSON"), ("{{{", "JSON"), ("[]", "JSON object")),
+        *(("{}", "weight_map"), ('{"weight_map": {}}', "weight_map")),
+        ('{"weight_map": []}', "weight_map"),
+        ('{"weight_map": {"a": "x.safetensors", "a": "x.safetensors"}}', "'a' twice"),
+    ],
+)
+def test_damaged_indexes(tmp_path, text, part):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(text, encoding="latin-1")
-    refuses(lambda: open_model(tmp_path), str(path), "weight_map")
+    refuses(lambda: open_model(tmp_path), str(path), "must be", part)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ and where.
 import difflib
 import re
 import reprlib
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 
@@ -34,8 +34,7 @@ _short.maxstring = _short.maxother = 100
 # Fields and their values.
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A field that holds a value, not a group."""
 
     type: Any
@@ -289,9 +288,9 @@ def load_config(path: str | Path) -> Config:
 def dump_config(cfg: Config) -> str:
     """The config as YAML, every field, with the weighting rule that is in force."""
     tree = asdict(replace(cfg, weighting=replace(cfg.weighting, rule=cfg.rule)))
+    whole: dict[str, Any] = {"sort_keys": False, "width": 1_000_000}
+    text = yaml.safe_dump(tree, **whole, allow_unicode=True)
     # PyYAML writes some line breaks (U+0085) so that they are read back as spaces,
     # unless it escapes all that is not ASCII.
-    values = flatten(cfg).values()
-    texts = chain(*(v if isinstance(v, tuple) else [v] for v in values))
-    plain = all(str(text).isprintable() for text in texts)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=plain, width=1_000_000)
+    plain = text.replace("\n", "").isprintable()
+    return text if plain else yaml.safe_dump(tree, **whole)

@@ -121,8 +121,7 @@ def _unknown(name: str, names: list[str]) -> ValueError:
         return _unexpected(name)
     for path, leaf in _leaves().items():
         names += [_spelled(path), *leaf.aliases]
-    near = did_you_mean(name.replace("_", "-"), names)
-    near = near or "; --help lists the options"
+    near = did_you_mean(name.replace("_", "-"), names) or "; --help lists the options"
     return ValueError(f"unknown option {printable(name)}{near}")
 
 

@@ -79,7 +79,7 @@ def load_tokenizer(name: str, of: str = "data.tokenizer") -> Tokenizer:
     # A document is cut by us, so no length of the tokenizer's own plays a part.
     settings = {"model_max_length": 10**9}
     if name == "bytes":
-        with _quiet_import():
+        with quiet_import():
             from transformers import ByT5Tokenizer
         implementation = ByT5Tokenizer(extra_ids=0, **settings)
     else:
@@ -109,7 +109,7 @@ def _read_tokenizer(name: str, settings: dict[str, Any], of: str) -> Any:
     if not any((folder / file).is_file() for file in FILES):
         # Of a model's folder without one the library makes an empty tokenizer.
         raise ValueError(f"{required}, got {name!r}, which holds none of {FILES[:3]}")
-    with _quiet_import():
+    with quiet_import():
         from transformers import AutoTokenizer
     try:
         return AutoTokenizer.from_pretrained(
@@ -121,9 +121,11 @@ def _read_tokenizer(name: str, settings: dict[str, Any], of: str) -> Any:
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
-    # Without torch, importing transformers warns that its models cannot be used. We
-    # use its tokenizers only.
+def quiet_import() -> Iterator[None]:
+    """Without torch, importing `transformers` warns that its models cannot be used.
+
+    We use its tokenizers and configs only.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -136,7 +136,7 @@ def _more(count: int, what: str) -> str:
 
 def _check_shape(of_file: Mapping[str, Any], piece: Piece, source: str) -> None:
     if isinstance(of_file, StoredTensors):
-        stored = of_file.stored[piece.name]
+        stored = of_file.data[piece.name]
         got, source = stored.shape, str(stored.file)
     else:
         got = tuple(np.shape(of_file[piece.name]))

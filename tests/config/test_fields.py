@@ -16,9 +16,8 @@ from shared.config.fields import (
     OptimizerConfig,
     WeightingConfig,
 )
-from shared.config.layers import MODELS, PRESETS, preset_names, read_layer
+from shared.config.layers import MODELS, PRESETS, flatten, preset_names, read_layer
 from shared.config.ranges import RANGES, field_types
-from shared.run.command_line import flatten
 from shared.signals.columns import needs_model
 from tests.command_lines import MACHINES, RECIPES, error, recipe, run
 

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 
+from shared import algorithms, head_types
 from shared.config.fields import Config
 from shared.config.layers import build, flatten, leaves
 from shared.run.command_line import Invocation
@@ -253,7 +254,8 @@ def test_help_shows_every_option_with_the_default_in_force(capsys):
     assert "--model STR, --model.name STR" in text
     assert "--reward-model STR, --critic.reward-model STR" in text
     assert "peak learning rate of the trunk, > 0 (default: 0.002)" in text
-    assert "what scores the tokens (default: critic)" in text
+    assert f"{algorithms.help_text()} (default: critic)" in text
+    assert f"{head_types.help_text()} (default: linear)" in text
     assert "value head and the advantages" in text  # a group's own line
 
 

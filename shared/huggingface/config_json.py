@@ -254,15 +254,7 @@ def make_hf_config(
         "eos_token_id": eos_id,
         "pad_token_id": pad_id,
     }
-    made |= _made_fields(_with_widths(cfg), FIELDS[cfg.family])
-    if cfg.is_rotary:
-        rope = _made_fields(cfg, ROPES[cfg.rope_type])
-        made["rope_parameters"] = {"rope_type": cfg.rope_type, **rope}
-    else:
-        dropout = {"embd_pdrop": cfg.dropout, "resid_pdrop": cfg.dropout}
-        made |= dropout | {"attn_pdrop": 0.0}
-    if cfg.family == "qwen2":
-        made["use_sliding_window"] = False
+    made |= _family_keys(cfg)
     if kind == "reward":
         made["pad_token_id"] = eos_id if pad_id is None else pad_id
         made |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -272,6 +264,16 @@ def make_hf_config(
         made["mtp_config"] = mtp
         made["auto_map"] = {"AutoModelForCausalLM": "modeling_wmtp.WMTPForCausalLM"}
     return made
+
+
+def _family_keys(cfg: ModelConfig) -> dict[str, Any]:
+    made = _made_fields(_with_widths(cfg), FIELDS[cfg.family])
+    if not cfg.is_rotary:
+        dropout = {"embd_pdrop": cfg.dropout, "resid_pdrop": cfg.dropout}
+        return made | dropout | {"attn_pdrop": 0.0}
+    rope = _made_fields(cfg, ROPES[cfg.rope_type])
+    made["rope_parameters"] = {"rope_type": cfg.rope_type, **rope}
+    return made | ({"use_sliding_window": False} if cfg.family == "qwen2" else {})
 
 
 def _made_fields(cfg: ModelConfig, names: dict[str, str]) -> dict[str, Any]:

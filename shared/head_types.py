@@ -42,11 +42,6 @@ class HeadType:
     tensors: tuple[HeadTensor, ...] = ()
     copies_block: bool = False
 
-    @property
-    def own_unembedding(self) -> bool:
-        """Whether each head has a V x D matrix of its own, or all share head 0's."""
-        return any(tensor.shape == "VD" for tensor in self.tensors)
-
     def numbers_before(self, width: int) -> int:
         """Numbers in the matrices that a head multiplies before its unembedding."""
         return sum(width**2 for tensor in self.tensors if tensor.shape == "DD")

@@ -1,17 +1,18 @@
 """The prediction heads: which state and which unembedding head k reads.
 
+What a head computes is written once for torch, in the file that travels with an
+exported model (`shared/huggingface/templates/modeling_wmtp.py`).
+
 Axes: B rows, L positions, V vocabulary, D width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from shared.head_types import HEAD_TYPES
+from shared.huggingface.templates.modeling_wmtp import HEAD_TYPES, BlockHead, HeadType
 from wmtp_torch_mps.device import computing
 
 if TYPE_CHECKING:
@@ -24,25 +25,29 @@ def head_states(model: "WMTP", outputs: "Outputs") -> list[Tensor]:
     Head 0 is the trunk state itself. The others read `s * h + (1 - s) * stop(h)` with
     `s = heads.trunk_gradient_scale`.
     """
-    heads = model.cfg.heads
-    states, scale = [outputs.hidden_BLD], heads.trunk_gradient_scale
-    read = replace(
-        outputs,
-        hidden_BLD=_scale_gradient(outputs.hidden_BLD, scale),
-        residual_BLD=_scale_gradient(outputs.residual_BLD, scale),
-    )
+    kind, scale = kind_of(model), model.cfg.heads.trunk_gradient_scale
+    of_trunk = outputs.residual_BLD if kind.before_norm else outputs.hidden_BLD
+    read_BLD = _scale_gradient(of_trunk, scale)
+    positions = outputs.positions if kind.before_norm else {}
+    states = [outputs.hidden_BLD]
     with computing(model.device, model.cfg.machine.dtype):
         for head in model.mtp_heads.values():
-            states.append(HEAD_FUNCTIONS[heads.type].state(head, read))
+            own = kind.own_unembedding
+            states.append(read_BLD if own else head(read_BLD, **positions))
     return states
 
 
 def unembeddings(model: "WMTP") -> list[Tensor]:
     """`W_VD` of each of the K heads; the same one again where heads share it."""
-    shared_VD, heads = model.unembed_VD, model.cfg.heads
-    if not HEAD_TYPES[heads.type].own_unembedding:
-        return [shared_VD] * heads.count
+    shared_VD, count = model.unembed_VD, model.cfg.heads.count
+    if not kind_of(model).own_unembedding:
+        return [shared_VD] * count
     return [shared_VD] + [head.weight for head in model.mtp_heads.values()]
+
+
+def kind_of(model: "WMTP") -> HeadType:
+    """The type of the model's heads k >= 1."""
+    return HEAD_TYPES[model.cfg.heads.type]
 
 
 def _scale_gradient(x: Tensor, scale: float) -> Tensor:
@@ -51,82 +56,24 @@ def _scale_gradient(x: Tensor, scale: float) -> Tensor:
     return scale * x + (1 - scale) * x.detach()
 
 
-# The types of heads: how one is made, how it starts, how it makes its state.
-
-
-@dataclass(frozen=True)
-class HeadFunctions:
-    """What a type of `shared/head_types.py` computes.
-
-    Attributes:
-      make: `(model)` -> the module of one head; its trunk is there already.
-      state: `(module, outputs of the trunk)` -> `state_BLD`.
-      start: `(module, model)` copies what a new head starts as a copy of.
-    """
-
-    make: Callable[["WMTP"], nn.Module]
-    state: Callable[[Any, "Outputs"], Tensor]
-    start: Callable[[Any, "WMTP"], None] = lambda head, model: None
-
-
-class Residual(nn.Module):
-    """`h + outer(silu(inner(h)))`, of the state h after the final norm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, width, bias=False)
-        self.outer = nn.Linear(width, width, bias=False)
-
-    def forward(self, h_BLD: Tensor) -> Tensor:
-        return h_BLD + self.outer(functional.silu(self.inner(h_BLD)))
-
-
-class LastBlock(nn.Module):
-    """One more last layer of the trunk, and a norm of its own."""
-
-    def __init__(self, layer: nn.Module, norm: Any, hf_config: Any) -> None:
-        super().__init__()
-        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
-        self.block: Any = type(layer)(hf_config, hf_config.num_hidden_layers - 1)
-        self.norm: Any = type(norm)(hf_config.hidden_size, eps=epsilon)
-
-    def forward(self, x_BLD: Tensor, positions: dict[str, Any]) -> Tensor:
-        return self.norm(self.block(x_BLD, **positions))
-
-
-def _make_linear(model: "WMTP") -> nn.Module:
-    shape = model.cfg.model
-    return nn.Linear(shape.width, shape.vocab_size, bias=False)
-
-
 @torch.no_grad()
+def start_heads(model: "WMTP") -> None:
+    """Copies what new heads start as copies of; other types start at random."""
+    for head in model.mtp_heads.values():
+        STARTS.get(model.cfg.heads.type, lambda head, model: None)(head, model)
+
+
 def _start_linear(head: nn.Linear, model: "WMTP") -> None:
     if model.cfg.heads.linear_start == "unembedding":
         head.weight.copy_(model.unembed_VD)
 
 
-def _make_block(model: "WMTP") -> nn.Module:
-    return LastBlock(model.last_layer[0], model.final_norm[0], model.base.config)
-
-
-def _start_block(head: LastBlock, model: "WMTP") -> None:
+def _start_block(head: BlockHead, model: "WMTP") -> None:
     head.block.load_state_dict(model.last_layer[0].state_dict())
     head.norm.load_state_dict(model.final_norm[0].state_dict())
 
 
-HEAD_FUNCTIONS = {
-    "linear": HeadFunctions(
-        make=_make_linear,
-        state=lambda head, outputs: outputs.hidden_BLD,
-        start=_start_linear,
-    ),
-    "residual": HeadFunctions(
-        make=lambda model: Residual(model.cfg.model.width),
-        state=lambda head, outputs: head(outputs.hidden_BLD),
-    ),
-    "block": HeadFunctions(
-        make=_make_block,
-        state=lambda head, outputs: head(outputs.residual_BLD, outputs.positions),
-        start=_start_block,
-    ),
+STARTS: dict[str, Callable[[Any, "WMTP"], None]] = {
+    "linear": _start_linear,
+    "block": _start_block,
 }

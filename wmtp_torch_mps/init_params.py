@@ -10,7 +10,7 @@ from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
 from shared.state.model_source import check_folder, find_folder, takes_heads
-from wmtp_torch_mps.heads import HEAD_FUNCTIONS
+from wmtp_torch_mps.heads import start_heads
 from wmtp_torch_mps.model import WMTP, fill, from_tree, group_of, named
 
 # What adds to the residual stream, in GPT-2's names and in Llama's and Qwen2's.
@@ -34,7 +34,7 @@ def load_params(cfg: Config, device: torch.device) -> WMTP:
         stored = read_model(folder, cfg.model, extras=extras)
         _fill_from(model, stored, has_heads)
         if not has_heads:
-            _start_heads(model)
+            start_heads(model)
     return model.to(device)
 
 
@@ -88,10 +88,4 @@ def init_params(model: WMTP) -> None:
             parameter.normal_(0, cfg.model.branch_deviation, generator=generator)
         else:
             parameter.normal_(0, cfg.model.init_deviation, generator=generator)
-    _start_heads(model)
-
-
-def _start_heads(model: WMTP) -> None:
-    """Heads that start as copies of something else."""
-    for head in model.mtp_heads.values():
-        HEAD_FUNCTIONS[model.cfg.heads.type].start(head, model)
+    start_heads(model)

@@ -31,7 +31,7 @@ from shared.huggingface.config_json import make_hf_config
 from shared.huggingface.names import HEADS, MODEL, VALUE
 from shared.huggingface.tree import Params, from_tensors, to_tensors
 from wmtp_torch_mps.device import computing
-from wmtp_torch_mps.heads import HEAD_FUNCTIONS
+from wmtp_torch_mps.heads import kind_of
 
 # By family: config, model, and where in its base the layers and the final norm are.
 FAMILIES: dict[str, tuple[Any, Any, str, str]] = {
@@ -91,8 +91,9 @@ class WMTP(nn.Module):
         self.last_layer = [trunk.get_submodule(layers)[-1]]
         if cfg.machine.rematerialise:
             self.base.activation_checkpointing_enable({"use_reentrant": False})
-        functions, extra = HEAD_FUNCTIONS[cfg.heads.type], range(1, cfg.heads.count)
-        self.mtp_heads = nn.ModuleDict({str(k): functions.make(self) for k in extra})
+        parts = (self.base.config, self.last_layer[0], self.final_norm[0])
+        made = [kind_of(self).make(*parts) for _ in range(1, cfg.heads.count)]
+        self.mtp_heads = nn.ModuleDict({str(k): x for k, x in enumerate(made, 1)})
         if cfg.algorithm.value_head:
             self.value_head = Value(cfg.model.width)
         if score:

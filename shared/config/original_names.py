@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from shared.algorithms import ALGORITHMS
+
 ALGO = {"baseline-mtp": "baseline", "critic-wmtp": "critic"}
 RHO1 = {"weighted": "rho1-weighted", "token_skip": "rho1-tokenskip"}
 
@@ -279,7 +281,9 @@ def _pseudo_rewards(known: dict[str, Any]) -> dict[str, Any]:
 
 def _weight_norm(known: dict[str, Any]) -> dict[str, Any]:
     """`none` is what uniform weights have; others have mean 1 here."""
-    uniform = known.get("train.algo") in ("baseline-mtp", "baseline")
+    algo = known.get("train.algo")
+    row = ALGORITHMS.get(ALGO.get(algo, algo))
+    uniform = row is not None and row.rule == "uniform"
     norms: dict[Any, Any] = {"mean1.0_clip": {}} | ({"none": {}} if uniform else {})
     return _one_of("loss.weight_norm", known["loss.weight_norm"], norms)
 

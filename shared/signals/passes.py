@@ -69,7 +69,7 @@ class FrozenModel:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive documents of a split; `rows` are theirs, `num_batches` hold them."""
+    """Consecutive documents of a split, and the rows that they are asked in."""
 
     key: str
     split: Split

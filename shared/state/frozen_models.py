@@ -6,6 +6,7 @@ is not in the cache asks for them, or trains the reference first if nobody names
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -222,28 +223,15 @@ def _check_fits(
 def _check_tokenizer(
     frozen: FrozenModel, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]
 ) -> None:
-    """Holds the reference's token ids against the run's, on real samples.
-
-    Args:
-      texts: name and text of each sample.
-
-    Raises:
-      ValueError: naming the first sample whose ids differ.
-    """
+    """Holds the reference's token ids against the run's, on named texts of the data."""
+    must = "the reference must have the tokenizer of this run, got other ids for sample"
     for name, text in texts:
         ours, theirs = tokenizer.encode(text), frozen.tokenizer.encode(text)
         if ours != theirs:
-            at = next(
-                (
-                    i
-                    for i, (a, b) in enumerate(zip(ours, theirs, strict=False))
-                    if a != b
-                ),
-                min(len(ours), len(theirs)),
-            )
+            pairs = enumerate(zip_longest(ours, theirs))
+            at = next(i for i, (our, their) in pairs if our != their)
             raise ValueError(
-                "the reference must have the tokenizer of this run, got other ids for "
-                f"sample {name!r} from token {at} on: {theirs[at : at + 4]}, here "
+                f"{must} {name!r} from token {at} on: {theirs[at : at + 4]}, here "
                 f"{ours[at : at + 4]} (in {frozen.source})"
             )
     if frozen.tokenizer.eos_id != tokenizer.eos_id:

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test slow lint clean
+.PHONY: train test quick slow lint clean
 
 # The main job: a small model on the packaged minis, weighted by a critic.
 train: .venv/.base
@@ -12,7 +12,15 @@ train: .venv/.base
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Long soak and torture runs, left out of `make test`.
+# Formulas, targets, data, config, and one run of each trainer.
+quick: .venv/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal \
+		shared/weighting.py shared/targets.py shared/config shared/data \
+		tests/test_weighting.py tests/test_weighting_properties.py \
+		tests/test_oracle.py tests/test_targets.py tests/config tests/data \
+		"tests/test_every_algorithm.py::test_every_algorithm_trains" -k "not trains or critic"
+
+# Long soak and torture runs, left out of `make test`, and the full product of parity.
 slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
 
@@ -33,4 +41,4 @@ lint: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .jax_cache .mypy_cache .ruff_cache .hypothesis

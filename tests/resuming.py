@@ -1,89 +1,54 @@
-"""Short runs that are stopped, harmed and gone on with, for the tests of resuming.
+"""JAX runs that are stopped, harmed and gone on with, for the tests of resuming.
 
-The runs that nothing ever stopped are made once per process; nobody may change them.
-A test file takes the fixtures it needs as `whole = resuming.whole`.
+The runs that nothing ever stopped are those of `tests/trained.py`; nobody may change
+them. A test file takes the fixtures it needs as `whole = resuming.whole`.
 """
 
-import shutil
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from shared.config.layers import load_config
 from shared.tracking.tracking import read_metrics
+from tests import compiled, trained
+from tests.trained import EVAL_EVERY, SAVE_EVERY, SMALL, STEPS
 from wmtp_jax import checkpoint, train
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, make_state
 
-STEPS, SAVE_EVERY, EVAL_EVERY = 12, 3, 6
-SMALL = (
-    *("--model", "smoke", "--model.num-layers", "1", "--model.width", "16"),
-    *("--heads", "2", "--data.max-length", "32", "--tracking", "jsonl"),
-    *("--train.max-steps", str(STEPS), "--train.save-every", str(SAVE_EVERY)),
-    *("--train.eval-every", str(EVAL_EVERY), "--train.keep-checkpoints", "99"),
-)
+__all__ = ["EVAL_EVERY", "SAVE_EVERY", "SMALL", "STEPS"]
 # What a clock decides.
 TIMES = {"seconds", "tokens_per_s", "tflops_per_s"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Compiled programs are kept on disk for these files: every run needs the same."""
-    folder = str(tmp_path_factory.getbasetemp() / "compiled")
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = {name: getattr(jax.config, name) for name in names}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(names, (folder, 0.0), strict=True):
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()  # it looks for its folder only once
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.getbasetemp() / "runs"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(runs) -> Path:
+def whole(whole_run) -> Path:
     """A run that nothing ever stopped."""
-    return run_once(runs, "whole")
+    return whole_run(train, "baseline")
 
 
 @pytest.fixture(scope="module")
-def whole_critic(runs) -> Path:
+def whole_critic(whole_run) -> Path:
     """The same of the algorithm with the most to remember."""
-    return run_once(runs, "whole-critic", "--algo", "critic")
+    return whole_run(train, "critic")
 
 
 @pytest.fixture
 def copied(whole, tmp_path) -> Path:
     """A copy of the whole run, to be harmed."""
-    return Path(shutil.copytree(whole, tmp_path / "copied"))
+    return trained.copy_of(whole, tmp_path)
 
 
 def new_run(runs: Path, name: str, *argv: str) -> Path:
-    folder = ("--output-dir", str(runs), "--run-name", name)
-    assert train.main([*SMALL, *folder, *argv]) == 0
-    return runs / name
-
-
-run_once = cache(new_run)
+    return trained.run(train, runs, name, *argv)
 
 
 def resume(run: Path, *argv: str) -> int:
@@ -128,12 +93,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.fixture
+def programs(tmp_path) -> Path:
+    """The kept programs for trainers that are killed."""
+    return compiled.own_copy(tmp_path / "programs")
+
+
 @contextmanager
-def trainer(*argv: str):
+def trainer(programs: Path, *argv: str):
     """A trainer in a process of its own, which does not outlive the test."""
     command = [sys.executable, "-m", "wmtp_jax.train", *argv]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, **pipes)
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    process = subprocess.Popen(command, **pipes, env=environment)
     try:
         yield process
     finally:

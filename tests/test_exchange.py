@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.minis import gap
-from tests.trained import go_on, rows, run
+from tests.trained import go_on, made_once, rows, run, shared_folder
 from wmtp_jax import export as jax_export
 from wmtp_jax import prepare
 from wmtp_jax import train as jax_train
@@ -16,6 +16,7 @@ from wmtp_torch_mps import train as torch_train
 
 BACKENDS = {"jax": (jax_train, jax_export), "torch": (torch_train, torch_export)}
 FILES = ("model", "mtp_heads", "value_head", "training_state")
+TEN = "--train.max-steps 10 --train.eval-every 5 --train.save-every 5"
 METRICS = ("loss", "nll_head_0", "nll_head_3", "weight_entropy", "grad_norm_trunk")
 EVALUATED = ("eval_nll_head_0", "eval_nll_head_3")
 
@@ -23,10 +24,12 @@ EVALUATED = ("eval_nll_head_0", "eval_nll_head_3")
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A folder with heads and value head: the same start in both trainers."""
-    out = tmp_path_factory.mktemp("prepared") / "model"
-    arguments = f"--model smoke --random-init --heads 4 --value-head --out {out}"
-    assert prepare.main(arguments.split()) == 0
-    return out
+
+    def make(out):
+        arguments = f"--model smoke --random-init --heads 4 --value-head --out {out}"
+        assert prepare.main(arguments.split()) == 0
+
+    return made_once(shared_folder(tmp_path_factory) / "prepared-4", make)
 
 
 def tensors(folder):
@@ -46,13 +49,16 @@ def without_keys(name, tensor):
     return np.concatenate([tensor[:width], tensor[2 * width :]])
 
 
-@pytest.mark.parametrize("algo", ["rho1-weighted", "critic"])
+@pytest.mark.parametrize(
+    "algo", [pytest.param("rho1-weighted", marks=pytest.mark.slow), "critic"]
+)
 def test_five_steps_and_five_are_ten_in_either(algo, start, tmp_path):
     """Reference and stage 1 are each trainer's own; model, moments, metrics agree."""
-    options = f"--algo {algo} --model {start} --data.max-length 128 --optimizer.lr 1e-3"
+    options = f"--algo {algo} --data.max-length 128 --optimizer.lr 1e-3 {TEN}".split()
     ends = {}
     for name, (trainer, export) in BACKENDS.items():
-        ends[name] = run(trainer, tmp_path / name, "whole", 10, *options.split())
+        place = (trainer, tmp_path / name, "whole")
+        ends[name] = run(*place, *options, model=["--model", str(start)])
         half = [f"{ends[name]}/checkpoints/5", "--to", str(tmp_path / name / "half")]
         assert export.main(half) == 0
     for name, other in (("jax", "torch"), ("torch", "jax")):
@@ -89,7 +95,8 @@ def test_a_reward_model_says_the_same_in_both_trainers(tmp_path):
     found = []
     for name, (trainer, _) in BACKENDS.items():
         options = ["--algo", "critic", "--reward-model", str(reward)]
-        done = run(trainer, tmp_path / name, "a", 1, *options)
+        options += ["--train.max-steps", "1"]
+        done = run(trainer, tmp_path / name, "a", *options, model=["--model", "smoke"])
         summary = json.loads((done / "summary.json").read_text())
         assert "score of" in summary["reward"] and summary["reference"] is None
         found.append(load_file(done / "signals" / "reward-train.safetensors"))
@@ -99,8 +106,10 @@ def test_a_reward_model_says_the_same_in_both_trainers(tmp_path):
         assert x.std() > 0
 
 
-def test_a_run_of_the_other_backend_is_refused_with_the_way_out(tmp_path, capsys):
-    done = run(torch_train, tmp_path, "torch", 2)
+def test_a_run_of_the_other_backend_is_refused_with_the_way_out(
+    whole_run, tmp_path, capsys
+):
+    done = whole_run(torch_train, "baseline")
     arguments = ["--resume", str(done), "--output-dir", str(tmp_path)]
     assert jax_train.main(arguments) == 2
     said = capsys.readouterr().err

@@ -22,10 +22,11 @@ from tests.resuming import (
     rows_of,
     saved_steps,
 )
+from tests.trained import copy_of, cut
 from wmtp_jax import critic, train
 
-compiled_once, runs, copied = resuming.compiled_once, resuming.runs, resuming.copied
-whole, whole_critic = resuming.whole, resuming.whole_critic
+whole, copied = resuming.whole, resuming.copied
+whole_critic = resuming.whole_critic
 
 
 # --- the same run again -------------------------------------------------------------
@@ -95,10 +96,7 @@ def test_resume_goes_on_from_the_checkpoint_of_step_0(copied, whole):
 
 
 def test_a_resumed_critic_keeps_its_value_head(whole_critic, tmp_path, monkeypatch):
-    run = Path(shutil.copytree(whole_critic, tmp_path / "copied"))
-    shutil.copytree(whole_critic.parent / "signals", tmp_path / "signals")
-    for step in saved_steps(run)[2:]:
-        shutil.rmtree(run / "checkpoints" / str(step))
+    run = cut(copy_of(whole_critic, tmp_path), SAVE_EVERY)
     monkeypatch.setattr(critic, "train_value_head", None)  # stage 1 is not repeated
     assert resume(run) == 0
     assert_same_end(run, whole_critic)

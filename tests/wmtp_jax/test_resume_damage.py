@@ -12,7 +12,6 @@ from tests.resuming import (
     saved_steps,
 )
 
-compiled_once, runs = resuming.compiled_once, resuming.runs
 whole, copied = resuming.whole, resuming.copied
 
 

@@ -26,19 +26,19 @@ from tests.resuming import (
 )
 from wmtp_jax import train
 
-compiled_once, runs = resuming.compiled_once, resuming.runs
+programs = resuming.programs
 whole, whole_critic = resuming.whole, resuming.whole_critic
 
 
 # --- kill -9 ------------------------------------------------------------------------
 
 
-def kill_when(condition: Callable[[], bool], *argv: str) -> None:
+def kill_when(condition: Callable[[], bool], programs: Path, *argv: str) -> None:
     """Starts a trainer and kills it while `condition` holds.
 
     It is first stopped, so that it cannot leave the moment that it is to die in.
     """
-    with trainer(*argv) as process:
+    with trainer(programs, *argv) as process:
         while True:
             wait_until(condition, process)
             os.kill(process.pid, signal.SIGSTOP)
@@ -61,16 +61,16 @@ def is_saving(run: Path) -> Callable[[], bool]:
     return check
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(whole, runs):
+def test_a_killed_run_ends_as_if_it_had_not_been(whole, programs, tmp_path):
     """Killed before the first checkpoint, at a random step, and inside a save."""
-    run = runs / "killed"
+    run = tmp_path / "killed"
     keep = ("--train.keep-checkpoints", "2")
-    new = (*SMALL, *keep, "--output-dir", str(runs), "--run-name", run.name)
-    kill_when((run / "inputs.json").exists, *new)
+    new = (*SMALL, *keep, "--output-dir", str(tmp_path), "--run-name", run.name)
+    kill_when((run / "inputs.json").exists, programs, *new)
     assert saved_steps(run) == []
     step = random.Random(0).randint(2, STEPS // 2)
-    kill_when(has_row(run, step), "--resume", str(run))
-    kill_when(is_saving(run), "--resume", str(run))
+    kill_when(has_row(run, step), programs, "--resume", str(run))
+    kill_when(is_saving(run), programs, "--resume", str(run))
     assert is_saving(run)()
     assert resume(run) == 0
     assert_same_end(run, whole)
@@ -80,16 +80,18 @@ def test_a_killed_run_ends_as_if_it_had_not_been(whole, runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["baseline", "critic"])
-def test_twenty_random_kills_change_nothing(algo, request, runs):
+def test_twenty_random_kills_change_nothing(algo, request, programs, tmp_path):
     """Kills at random times, from the first moment of the process to the last step."""
     whole = request.getfixturevalue("whole" if algo == "baseline" else "whole_critic")
-    run = runs / f"tortured-{algo}"
-    options = ("--output-dir", str(runs), "--run-name", run.name, "--algo", algo)
+    run = tmp_path / "tortured"
+    if (whole.parent / "signals").exists():
+        shutil.copytree(whole.parent / "signals", tmp_path / "signals")
+    options = ("--output-dir", str(tmp_path), "--run-name", run.name, "--algo", algo)
     argv: tuple[str, ...] = (*SMALL, *options)
     rng = random.Random(1)
     kills = 0
     while kills < 20:
-        with trainer(*argv) as process:
+        with trainer(programs, *argv) as process:
             started = (run / "config.yaml").exists
             wait_until(started, process)
             argv = ("--resume", str(run))
@@ -148,12 +150,14 @@ def test_a_signal_saves_the_current_step(
     assert_same_end(run, whole)
 
 
-def test_a_second_trainer_is_refused_and_sigterm_ends_the_first(tmp_path, capsys):
+def test_a_second_trainer_is_refused_and_sigterm_ends_the_first(
+    programs, tmp_path, capsys
+):
     run = tmp_path / "busy"
     long = ("--train.max-steps", "0", "--train.epochs", "400")
     few = ("--train.keep-checkpoints", "2", "--train.save-every", "50")
     folder = ("--output-dir", str(tmp_path), "--run-name", run.name)
-    with trainer(*SMALL, *long, *few, *folder) as process:
+    with trainer(programs, *SMALL, *long, *few, *folder) as process:
         wait_until(has_row(run, 1), process)
         capsys.readouterr()
         assert resume(run) == 2

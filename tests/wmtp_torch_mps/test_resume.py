@@ -11,7 +11,7 @@ from shared.data.tokenizer import load_tokenizer
 from shared.run.loop import Progressed
 from tests.minis import config, minis
 from tests.torch_models import start_of, torch_model
-from tests.trained import rows, run
+from tests.trained import EVAL_EVERY, STEPS, copy_of, cut, rows, run
 from wmtp_torch_mps import checkpoint, train
 from wmtp_torch_mps.model import named
 from wmtp_torch_mps.optimizer import moments_of
@@ -24,14 +24,14 @@ HALF = replace(CRITIC, machine=replace(CRITIC.machine, dtype="float16"))
 OVERFLOWING, FITTING = {"scale": 2.0**40}, {"scale": 2.0**12}
 
 
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
-    whole = run(train, tmp_path, "whole", 10, "--algo", "critic")
-    cut = run(train, tmp_path, "cut", 5, "--algo", "critic")
-    resume = ["--resume", str(cut), "--train.max-steps", "10"]
-    assert train.main([*resume, "--device", "cpu"]) == 0
+def test_a_resumed_run_ends_in_the_same_bits(whole_run, tmp_path):
+    whole = whole_run(train, "critic")
+    killed = cut(copy_of(whole, tmp_path), EVAL_EVERY)
+    assert train.main(["--resume", str(killed), "--device", "cpu"]) == 0
     for file in ("model.safetensors", "mtp_heads.safetensors", MOMENTS):
         ours, right = (
-            load_file(path / "checkpoints/10" / file) for path in (cut, whole)
+            load_file(path / "checkpoints" / str(STEPS) / file)
+            for path in (killed, whole)
         )
         assert ours.keys() == right.keys()
         assert all(np.array_equal(ours[name], right[name]) for name in ours), file
@@ -105,9 +105,10 @@ def test_what_is_saved_and_read_goes_on_the_same(name, tmp_path):
 
 def test_float16_trains_and_resumes_with_its_scale(tmp_path):
     half = ["--machine.dtype", "float16"]
-    done = run(train, tmp_path, "half", 5, *half)
-    last = rows(done)[5]
+    done = run(train, tmp_path, "half", *half)
+    last = rows(done)[STEPS]
     assert last["loss_scale"] == 2.0**12  # none was skipped
     assert last["eval_nll_head_0"] < rows(done)[0]["eval_nll_head_0"]
-    assert train.main(["--resume", str(done), "--train.max-steps", "6"]) == 0
-    assert rows(done)[6]["loss_scale"] == 2.0**12
+    longer = ["--train.max-steps", str(STEPS + 1)]
+    assert train.main(["--resume", str(done), *longer]) == 0
+    assert rows(done)[STEPS + 1]["loss_scale"] == 2.0**12

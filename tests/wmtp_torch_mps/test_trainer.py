@@ -1,29 +1,16 @@
 """The torch trainer from the command line: what it runs, what it refuses."""
 
-import json
 from dataclasses import replace
 
-import pytest
 import torch
 
 from shared.data import documents as data
 from shared.run import inputs as inputs_module
-from tests.minis import ALGOS, config, first
+from tests.minis import config, first
 from tests.torch_models import start, torch_model
-from tests.trained import run
 from wmtp_torch_mps import device, train
 from wmtp_torch_mps.export import main as torch_export
 from wmtp_torch_mps.model import forward
-
-
-@pytest.mark.parametrize("algo", ALGOS)
-def test_every_algorithm_trains(algo, tmp_path):
-    done = run(train, tmp_path, "a", 5, "--algo", algo)
-    summary = json.loads((done / "summary.json").read_text())
-    assert summary["backend"] == "wmtp_torch_mps"
-    before, after = summary["eval_before"], summary["eval_after"]
-    assert after["eval_nll_head_0"] < before["eval_nll_head_0"]
-    assert (done / "model" / "config.json").is_file()
 
 
 def test_dropout_is_off_where_nothing_is_dropped():
@@ -57,9 +44,9 @@ def test_what_mps_gets_wrong_is_refused_there(tmp_path, monkeypatch, capsys):
 
 
 def test_other_data_than_the_export_was_trained_on_leaves_nothing(
-    tmp_path, monkeypatch, capsys
+    whole_run, tmp_path, monkeypatch, capsys
 ):
-    done = run(train, tmp_path, "a", 2)
+    done = whole_run(train, "baseline")
     assert torch_export([str(done), "--to", str(tmp_path / "export")]) == 0
     rows_of_split = data.load_examples
 

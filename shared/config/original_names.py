@@ -281,7 +281,7 @@ def _pseudo_rewards(known: dict[str, Any]) -> dict[str, Any]:
 
 def _weight_norm(known: dict[str, Any]) -> dict[str, Any]:
     """`none` is what uniform weights have; others have mean 1 here."""
-    algo = known.get("train.algo")
+    algo = str(known.get("train.algo"))
     row = ALGORITHMS.get(ALGO.get(algo, algo))
     uniform = row is not None and row.rule == "uniform"
     norms: dict[Any, Any] = {"mean1.0_clip": {}} | ({"none": {}} if uniform else {})

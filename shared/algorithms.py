@@ -121,7 +121,7 @@ ALGORITHMS = {
         reads_nll=True,
     ),
     "rho1-tokenskip": Algorithm(
-        doc="the targets that a reference finds no easier are left out",
+        doc="the targets with the smallest excess over a reference are left out",
         formula="nll(j) - ref_nll(j)",
         rule="skip",
         score=excess_loss,
@@ -129,7 +129,7 @@ ALGORITHMS = {
         reads_nll=True,
     ),
     "critic": Algorithm(
-        doc="targets weigh more where a value head is surprised for the better",
+        doc="targets weigh more that turn out better than a value head expected",
         formula="z-score of reward(j) + discount * value(j) - value(j-1)",
         rule="soft",
         score=surprise_of_values,

@@ -39,7 +39,7 @@ TRAINERS = {
 ONLY = {
     "flax": {"wmtp_jax/model.py"},
     "orbax": {"wmtp_jax/checkpoint.py"},
-    "yaml": {"shared/config/layers.py"},
+    "yaml": {"shared/config/layers.py", "shared/config/original_names.py"},
 }
 # A step computes; it does not tell.
 SILENT = {"wmtp_jax/loss.py", "wmtp_jax/step.py"}

@@ -10,8 +10,9 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -21,9 +22,16 @@ import numpy as np
 
 from shared.config.fields import DataConfig
 from shared.data import hub as hub_data
-from shared.data.examples import Example, Examples, convert_rows, is_even, read_examples
+from shared.data.examples import (
+    Example,
+    Examples,
+    Rows,
+    convert_rows,
+    is_even,
+    read_examples,
+    read_lines,
+)
 from shared.data.tokenizer import Tokenizer
-from shared.data.tokenizer import load_tokenizer as load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,14 +135,15 @@ def _read_source(cfg: DataConfig) -> dict[str, Examples]:
     streaming = cfg.max_examples > 0
     if cfg.source in hub_data.SOURCES:
         rows = hub_data.open_source(cfg.source, streaming=streaming)
-        return _split_rows(rows, cfg)
+        return _split(rows, cfg, cfg.max_examples)
     is_minis = cfg.source == "minis"
     source = Path(os.path.expanduser(cfg.source))
     if is_minis or source.is_dir():
         if not is_minis and hub_data.is_parquet_folder(source):
-            return _split_rows(hub_data.open_folder(source, streaming=streaming), cfg)
+            rows = hub_data.open_folder(source, streaming=streaming)
+            return _split(rows, cfg, cfg.max_examples)
         folder = files("shared.data").joinpath("minis", "mbpp") if is_minis else source
-        return _split_folder(folder, cfg)
+        return _split(_lines_by_split(folder, cfg.train_split), cfg)
     if source.suffix == ".jsonl":
         return _split_file(source, cfg)
     raise ValueError(
@@ -144,33 +153,21 @@ def _read_source(cfg: DataConfig) -> dict[str, Examples]:
     )
 
 
-def _split_folder(folder: Traversable, cfg: DataConfig) -> dict[str, Examples]:
-    def read(name: str) -> Examples:
-        return read_examples(folder.joinpath(f"{name}.jsonl"), cfg.format)
-
-    def has(name: str) -> bool:
-        return folder.joinpath(f"{name}.jsonl").is_file()
-
-    return _split(read, has, cfg)
-
-
-def _split_rows(rows: dict[str, hub_data.Rows], cfg: DataConfig) -> dict[str, Examples]:
-    def read(name: str) -> Examples:
-        if name not in rows:
-            raise ValueError(
-                f"data.source must have a split {name!r}, got {', '.join(rows)} in "
-                f"{cfg.source!r}"
-            )
-        # Validation is cut after it has been shared with the reference split.
-        limit = 0 if name == "validation" else cfg.max_examples
-        return convert_rows(rows[name], cfg.format, limit)
-
-    return _split(read, rows.__contains__, cfg)
+def _lines_by_split(folder: Traversable, train_split: str) -> dict[str, Rows]:
+    """The lines of a folder's files; the first two must be there when they are read."""
+    needed, others = (train_split, "validation"), ("reference", "test", "test_mini")
+    found = {name: folder.joinpath(f"{name}.jsonl") for name in needed + others}
+    return {
+        name: read_lines(file)
+        for name, file in found.items()
+        if name in needed or file.is_file()
+    }
 
 
 def _split(
-    read: Callable[[str], Examples], has: Callable[[str], bool], cfg: DataConfig
+    rows: dict[str, Rows], cfg: DataConfig, limit: int = 0
 ) -> dict[str, Examples]:
+    """Our splits; `limit` ends each early, but 0 reads and checks all rows."""
     name = cfg.train_split
     held_out = ("", "reference", "validation", "test")
     if name in held_out or Path(name).name != name:
@@ -178,8 +175,19 @@ def _split(
             "data.train_split must name a file of data.source other than reference, "
             f"validation and test, got {name!r}"
         )
-    train, validation = read(name), read("validation")
-    if has("reference"):
+
+    @cache  # rows can be read once, and the training split may be `test_mini`
+    def read(split: str, limit: int = limit) -> Examples:
+        if split not in rows:
+            raise ValueError(
+                f"data.source must have a split {split!r}, got {', '.join(rows)} in "
+                f"{cfg.source!r}"
+            )
+        return convert_rows(rows[split], cfg.format, limit)
+
+    # Validation is cut after it has been shared with the reference split.
+    train, validation = read(name), read("validation", limit=0)
+    if "reference" in rows:
         reference = read("reference")
     else:
         numbered = list(enumerate(validation.rows))
@@ -188,7 +196,7 @@ def _split(
         reference = Examples(even, validation.format)
         validation = replace(validation, rows=odd)
     splits = {"train": train, "reference": reference, "validation": validation}
-    test = next((test for test in ("test", "test_mini") if has(test)), None)
+    test = next((test for test in ("test", "test_mini") if test in rows), None)
     return splits | ({"test": read(test)} if test else {})
 
 
@@ -199,13 +207,12 @@ def _split_file(file: Path, cfg: DataConfig) -> dict[str, Examples]:
             f"{cfg.train_split!r}"
         )
     found = read_examples(file, cfg.format)
-    splits: dict[str, list[Example]] = {"train": [], "reference": [], "validation": []}
-    for i, example in enumerate(found.rows):
-        name = {8: "reference", 9: "validation"}.get(i % 10, "train")
-        splits[name].append(example)
-    train = Examples(splits.pop("train"), found.format, found.num_left_out)
-    rest = {name: Examples(rows, found.format) for name, rows in splits.items()}
-    return {"train": train} | rest
+    train = [row for i, row in enumerate(found.rows) if i % 10 < 8]
+    return {
+        "train": replace(found, rows=train),
+        "reference": Examples(found.rows[8::10], found.format),
+        "validation": Examples(found.rows[9::10], found.format),
+    }
 
 
 def _check_mbpp_ids(splits: dict[str, Examples], source: str) -> None:

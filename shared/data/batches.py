@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -122,20 +123,16 @@ def make_batch(
         for number, index in enumerate(row, 1):
             document = split.documents[index]
             end = start + len(document.tokens)
-            if seed is None:
-                noise_T = np.zeros(end - start, np.float32)
-                permutation_T = np.arange(end - start, dtype=np.int32)
-            else:
-                noise_T, permutation_T = control_noise(document, seed)
             filled: dict[str, Any] = {
                 "tokens_BL": document.tokens,
                 "document_BL": number,
                 "positions_BL": np.arange(end - start),
                 "target_BL": document.target,
-                "noise_BL": noise_T,
-                "permutation_BL": start + permutation_T,
                 **{name: column[index] for name, column in columns.items()},
             }
+            if seed is not None:
+                noise_T, permutation_T = control_noise(document, seed)
+                filled |= {"noise_BL": noise_T, "permutation_BL": start + permutation_T}
             for name, values in filled.items():
                 arrays[name][b, start:end] = values
             start = end
@@ -243,26 +240,22 @@ def eval_batches(
       of each row `[B]`, -1 for an empty one, to bring results back to documents.
     """
     buckets = sorted({max(MIN_DOCUMENT, math.ceil(max_length / n)) for n in (4, 2, 1)})
+    lengths = np.array([len(document.tokens) for document in split.documents])
     batches, indices = [], []
-    shorter = 0
-    for length in buckets:
-        chosen = [
-            index
-            for index, document in enumerate(split.documents)
-            if shorter < len(document.tokens) <= length
-        ]
-        shorter = length
+    for shorter, length in pairwise([0, *buckets]):
+        chosen = np.flatnonzero((lengths > shorter) & (lengths <= length))
         for start in range(0, len(chosen), batch_size):
-            here = chosen[start : start + batch_size]
-            empty = batch_size - len(here)
-            rows: list[list[int]] = [[index] for index in here] + [[]] * empty
+            here = np.full(batch_size, -1, np.int64)
+            found = chosen[start : start + batch_size]
+            here[: len(found)] = found
+            rows = [[index] if index >= 0 else [] for index in here.tolist()]
             shape = (batch_size, length)
             batches.append(
                 make_batch(
                     rows, split, columns, shape=shape, num_documents=1, seed=seed
                 )
             )
-            indices.append(np.array(here + [-1] * empty, np.int64))
+            indices.append(here)
     return batches, indices
 
 

@@ -92,11 +92,10 @@ def step_flops(cfg: Config, batch: Batch, rows_K: Sequence[float]) -> float:
 
 def peak_flops(device_kind: str, dtype: str, devices: int) -> float | None:
     """FLOPs a second of so many devices at their best; None where it is not known."""
-    if dtype != "bfloat16":
-        return None
-    found = (peak for name, peak in PEAKS.items() if name in device_kind)
-    one = next(found, None)
-    return None if one is None else one * devices
+    for name, peak in PEAKS.items():
+        if name in device_kind and dtype == "bfloat16":
+            return peak * devices
+    return None
 
 
 def throughput(

@@ -6,7 +6,6 @@ and never the run.
 """
 
 import contextlib
-import importlib
 import json
 import math
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Protocol
 
 from shared.config.fields import Config
 from shared.files import write_whole
-from shared.tracking.mlflow import MayFail, MLflow
+from shared.tracking.mlflow import MLflow, may_fail
 
 Metrics = dict[str, float | int]
 
@@ -23,7 +22,7 @@ Metrics = dict[str, float | int]
 class Tracker(Protocol):
     """What the training loop knows about tracking."""
 
-    def log(self, metrics: dict[str, float | int], step: int) -> None:
+    def log(self, metrics: Metrics, step: int) -> None:
         """Records what one step measured; steps only grow."""
 
     def close(self, status: str) -> None:
@@ -100,36 +99,34 @@ def _parsed_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
             )
 
 
-class TensorBoard(MayFail):
+class TensorBoard:
     """Event files in a folder, written by tensorboardX (needs neither torch nor TF).
 
     On resume the steps after `resume_step` of the earlier session are hidden.
     """
 
-    name = "TensorBoard"
+    on = True
 
+    @may_fail
     def __init__(self, folder: Path, *, resume_step: int | None = None):
-        with self._off_if_it_fails():
-            try:
-                module = importlib.import_module("tensorboardX")
-            except ImportError:
-                raise ImportError(
-                    "tracking.tensorboard needs the package tensorboardX "
-                    "(pip install tensorboardX)"
-                ) from None
-            purge = None if resume_step is None else resume_step + 1
-            self._writer = module.SummaryWriter(logdir=str(folder), purge_step=purge)
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "tracking.tensorboard needs the package tensorboardX "
+                "(pip install tensorboardX)"
+            ) from None
+        purge = None if resume_step is None else resume_step + 1
+        self._writer = SummaryWriter(logdir=str(folder), purge_step=purge)
 
+    @may_fail
     def log(self, metrics: Metrics, step: int) -> None:
-        if self.on:
-            with self._off_if_it_fails():
-                for name, value in metrics.items():
-                    self._writer.add_scalar(name, value, step)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
 
+    @may_fail
     def close(self, status: str) -> None:
-        if self.on:
-            with self._off_if_it_fails():
-                self._writer.close()
+        self._writer.close()
 
 
 class Several:
@@ -150,10 +147,7 @@ class Several:
     @property
     def ui_command(self) -> str:
         """The line that opens MLflow on this run; empty where MLflow is off."""
-        for tracker in self.trackers:
-            if isinstance(tracker, MLflow):
-                return tracker.ui_command
-        return ""
+        return "".join(x.ui_command for x in self.trackers if isinstance(x, MLflow))
 
 
 def open_trackers(cfg: Config, run_folder: Path, *, resume_step: int | None) -> Several:

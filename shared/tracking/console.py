@@ -244,9 +244,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
             raise ValueError(
                 f"a row of table {title!r} must have {len(columns)} values, got {row}"
             )
+    by_column = zip(columns, *rows, strict=True)
     right = [
-        all(isinstance(row[i], (int, float)) for row in rows)
-        for i in range(len(columns))
+        all(isinstance(x, (int, float)) for x in column) for _, *column in by_column
     ]
     cells = [[number(value) for value in row] for row in rows]
     plain = _plain_table(title, [list(columns), *cells], right)
@@ -269,9 +269,7 @@ def _plain_table(title: str, lines: list[list[str]], right: list[bool]) -> str:
     text = [title]
     for line in lines:
         padded = [
-            " " * (width - cell_len(cell)) + cell
-            if to_right
-            else set_cell_size(cell, width)
+            cell.rjust(width) if to_right else set_cell_size(cell, width)
             for cell, width, to_right in zip(line, widths, right, strict=True)
         ]
         text.append("  ".join(padded).rstrip())

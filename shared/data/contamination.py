@@ -99,10 +99,11 @@ def check(
     Raises:
       ValueError: if one of `against` cannot be read as examples.
     """
-    benchmarks = load_fingerprints()
-    for name in against:
-        own_name = f"./{name}" if name in benchmarks else name
-        benchmarks[own_name] = prints_of(read_problems(name))
+    packaged = load_fingerprints()
+    benchmarks = packaged | {
+        f"./{name}" if name in packaged else name: prints_of(read_problems(name))
+        for name in against
+    }
     found: dict[str, dict[str, list[str]]] = {
         name: {kind: [] for kind in KINDS} for name in benchmarks
     }

@@ -275,16 +275,20 @@ def _tokenise_split(
     digest = hashlib.sha256()
     documents, num_cut = [], 0
     for example in examples:
-        document, is_cut = _tokenise(example, tokenizer, cfg)
-        if len(document.tokens) < 2:
+        prompt = tokenizer.encode(example["prompt"])
+        ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
+        if len(ids) < 2:
             raise ValueError(
-                f"a document must have at least 2 tokens, got "
-                f"{len(document.tokens)} for example {document.id!r} of split {name!r}"
+                f"a document must have at least 2 tokens, got {len(ids)} for example "
+                f"{example['id']!r} of split {name!r}"
             )
-        documents.append(document)
-        num_cut += is_cut
-        arrays = (document.tokens.tobytes(), document.target.tobytes())
-        for part in (document.id.encode(), *arrays):
+        num_cut += len(ids) > cfg.max_length
+        tokens = np.array(ids[: cfg.max_length], np.int32)
+        # The first token of a document is predicted from nothing, so it is no target.
+        first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
+        target = np.arange(len(tokens)) >= first
+        documents.append(Document(example["id"], tokens, target))
+        for part in (example["id"].encode(), tokens.tobytes(), target.tobytes()):
             digest.update(len(part).to_bytes(8, "little") + part)
     if not any(document.target.any() for document in documents):
         raise ValueError(
@@ -293,15 +297,3 @@ def _tokenise_split(
             "fills a row"
         )
     return Split(name, tuple(documents), num_cut, digest.hexdigest())
-
-
-def _tokenise(
-    example: Example, tokenizer: Tokenizer, cfg: DataConfig
-) -> tuple[Document, bool]:
-    prompt = tokenizer.encode(example["prompt"])
-    ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
-    tokens = np.array(ids[: cfg.max_length], np.int32)
-    # The first token of a document is predicted from nothing, so it is no target.
-    first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
-    target = np.arange(len(tokens)) >= first
-    return Document(example["id"], tokens, target), len(ids) > cfg.max_length

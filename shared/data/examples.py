@@ -88,8 +88,7 @@ def read_examples(file: Traversable, format: str) -> Examples:
     """The examples of one file of JSON lines in UTF-8; blank lines are skipped.
 
     Raises:
-      ValueError: if the file is missing, unreadable or empty, a line is not a JSON
-        object, or as `convert_rows`.
+      ValueError: as `read_lines` and `convert_rows`.
     """
     return convert_rows(read_lines(file), format)
 
@@ -230,8 +229,7 @@ def _to_example(row: Row, format: str, number: int) -> Example | None:
             solution = row["solution"] if "solution" in row else _first_python(row)
             if solution is None:
                 return None
-            text = row["description"]
-            parts = row["name"], f'"""\n{text}\n"""\n', solution
+            parts = row["name"], f'"""\n{row["description"]}\n"""\n', solution
         case _:
             parts = row.get("id", number), row["prompt"], row["completion"]
     example_id, prompt, completion = parts

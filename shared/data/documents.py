@@ -16,7 +16,6 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,9 +31,6 @@ from shared.data.examples import (
     read_lines,
 )
 from shared.data.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 log = logging.getLogger("wmtp")
 
@@ -79,8 +75,8 @@ class Split:
     digest: str
 
 
-def load_examples(cfg: DataConfig) -> dict[str, "Dataset"]:
-    """The examples of a source by split, with columns id, prompt, completion.
+def load_examples(cfg: DataConfig) -> dict[str, list[Example]]:
+    """The examples of a source by split, each with id, prompt and completion.
 
     `mbpp` and `code_contests` are data sets of the hub, whatever lies in the working
     folder (`./mbpp` is a folder). A folder (the minis are one) holds `train.jsonl` (or
@@ -117,13 +113,8 @@ def load_examples(cfg: DataConfig) -> dict[str, "Dataset"]:
                 f"every split must have an example, got none for {name!r} in "
                 f"data.source {cfg.source!r}: add rows, or a folder with {name}.jsonl"
             )
-    from datasets import Dataset
-
     limit = cfg.max_examples or None
-    return {
-        name: Dataset.from_list(examples.rows[:limit])
-        for name, examples in splits.items()
-    }
+    return {name: examples.rows[:limit] for name, examples in splits.items()}
 
 
 def _read_source(cfg: DataConfig) -> dict[str, Examples]:
@@ -136,14 +127,15 @@ def _read_source(cfg: DataConfig) -> dict[str, Examples]:
     if cfg.source in hub_data.SOURCES:
         rows = hub_data.open_source(cfg.source, streaming=streaming)
         return _split(rows, cfg, cfg.max_examples)
-    is_minis = cfg.source == "minis"
+    if cfg.source == "minis":
+        minis = files("shared.data").joinpath("minis", "mbpp")
+        return _split(_lines_by_split(minis, cfg.train_split), cfg)
     source = Path(os.path.expanduser(cfg.source))
-    if is_minis or source.is_dir():
-        if not is_minis and hub_data.is_parquet_folder(source):
-            rows = hub_data.open_folder(source, streaming=streaming)
-            return _split(rows, cfg, cfg.max_examples)
-        folder = files("shared.data").joinpath("minis", "mbpp") if is_minis else source
-        return _split(_lines_by_split(folder, cfg.train_split), cfg)
+    if hub_data.is_parquet_folder(source):
+        rows = hub_data.open_folder(source, streaming=streaming)
+        return _split(rows, cfg, cfg.max_examples)
+    if source.is_dir():
+        return _split(_lines_by_split(source, cfg.train_split), cfg)
     if source.suffix == ".jsonl":
         return _split_file(source, cfg)
     raise ValueError(
@@ -245,7 +237,7 @@ def load_splits(
     tokenizer: Tokenizer,
     *,
     splits: Sequence[str],
-    examples: "dict[str, Dataset] | None" = None,
+    examples: dict[str, list[Example]] | None = None,
 ) -> dict[str, Split]:
     """Reads and tokenises the named splits.
 
@@ -264,8 +256,7 @@ def load_splits(
             f"{cfg.source!r}, got {missing}"
         )
     return {
-        name: _tokenise_split(name, examples[name].to_list(), tokenizer, cfg)
-        for name in splits
+        name: _tokenise_split(name, examples[name], tokenizer, cfg) for name in splits
     }
 
 

@@ -36,7 +36,7 @@ def folder(tmp_path, **splits):
 
 
 def ids(examples):
-    return {name: list(split["id"]) for name, split in examples.items()}
+    return {name: [row["id"] for row in split] for name, split in examples.items()}
 
 
 # Sources

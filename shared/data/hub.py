@@ -4,8 +4,7 @@ Read through `datasets` without loading scripts. The rows go through the same ch
 lines of JSON (`shared/data/examples.py`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
 from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +65,14 @@ def open_source(name: str, *, streaming: bool) -> dict[str, Rows]:
     options: dict[str, Any] = {"streaming": streaming}
     if source.columns:
         options["columns"] = source.columns
-    with _offline() if unreached else nullcontext():
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or unreached is not None  # only its cache is asked
+    try:
         return _load(refuse, source.repository, *source[:2], **options)
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 def is_parquet_folder(folder: Path) -> bool:
@@ -135,18 +140,6 @@ def _unreached(repository: str) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Lets `datasets` look into its cache only."""
-    from datasets import config
-
-    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before
 
 
 def _load(refuse: Refuse, where: str, *name: str, **options: Any) -> dict[str, Rows]:

@@ -9,6 +9,7 @@ the time in front, and the progress lines even where the terminal shows a bar.
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -153,6 +154,7 @@ class _Bars(rich.progress.Progress):
                 yield Columns(map(Text, task.fields["measured"]), padding=(0, 2))
 
 
+@dataclass
 class Progress:
     """Shows how far a long job is: a bar on a terminal, a line now and then elsewhere.
 
@@ -171,21 +173,16 @@ class Progress:
       unit: what is counted.
     """
 
-    _open: ClassVar[list[_Bars]] = []  # a terminal has room for one live display
+    total: int
+    description: str = ""
+    _: KW_ONLY
+    start: int = 0
+    every: int = 10
+    unit: str = "step"
 
-    def __init__(
-        self,
-        total: int,
-        description: str = "",
-        *,
-        start: int = 0,
-        every: int = 10,
-        unit: str = "step",
-    ):
-        self.total, self.description, self.unit = total, description, unit
-        self.start, self.every = start, every
-        self._line = ""
-        self._unwritten = 0
+    _open: ClassVar[list[_Bars]] = []  # a terminal has room for one live display
+    _line = ""
+    _unwritten = 0
 
     def __enter__(self) -> "Progress":
         self._outermost = not Progress._open

@@ -67,8 +67,7 @@ def head_flops(
 def lengths_of(batch: Batch) -> np.ndarray:
     """Tokens of each document of a batch."""
     document_RL = batch.document_BL.reshape(-1, batch.document_BL.shape[-1])
-    counts = [np.bincount(row)[1:] for row in document_RL]
-    lengths = np.concatenate([np.zeros(0, np.int64), *counts])
+    lengths = np.concatenate([np.bincount(row)[1:] for row in document_RL])
     return lengths[lengths > 0]
 
 

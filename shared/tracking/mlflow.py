@@ -60,16 +60,6 @@ def may_fail(method: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def store_folder(cfg: Config, run_folder: Path) -> Path:
-    """Where the store lies: `output_dir`, as long as the run folder is inside it.
-
-    A run that is resumed from elsewhere, or was moved, has an `output_dir` that leads
-    nowhere near it; the folder its run folder lies in is then meant.
-    """
-    output_dir, run_folder = Path(cfg.output_dir).resolve(), run_folder.resolve()
-    return output_dir if output_dir in run_folder.parents else run_folder.parent
-
-
 def ui_command(folder: Path) -> str:
     """The line for a shell that opens the MLflow pages of the store in `folder`."""
     uri = _uri(folder.resolve() / "mlflow.db")
@@ -99,7 +89,14 @@ class MLflow:
         *,
         earlier: Iterable[dict[str, float | int]] | None = None,
     ):
-        self.folder = store_folder(cfg, run_folder)
+        # A run that is resumed from elsewhere, or was moved, has an `output_dir` that
+        # leads nowhere near it; the folder its run folder lies in is then meant.
+        self.folder, parents = (
+            Path(cfg.output_dir).resolve(),
+            run_folder.resolve().parents,
+        )
+        if self.folder not in parents:
+            self.folder = parents[0]
         self._buffer: list[list] = []  # rows of metrics
         self._sent = time.monotonic()
         # What MLflow's own code is warned about is nothing that a user can change. Only

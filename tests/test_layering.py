@@ -132,7 +132,7 @@ def test_every_name_of_the_tables_is_there():
             "from importlib import import_module\nimport_module('jax')",
         ),
         ("shared/signals/cache.py", "from shared.run.inputs import Inputs"),
-        ("wmtp_jax/loss.py", "from shared.tracking.tracking import Tracker"),
+        ("wmtp_jax/loss.py", "from shared.tracking.tracking import Several"),
         ("wmtp_jax/step.py", "from flax import linen"),
         ("wmtp_jax/train.py", "from wmtp_torch_mps import train"),
         ("wmtp_torch_mps/train.py", "import jax"),

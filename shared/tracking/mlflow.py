@@ -60,12 +60,6 @@ def may_fail(method: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def ui_command(folder: Path) -> str:
-    """The line for a shell that opens the MLflow pages of the store in `folder`."""
-    uri = _uri(folder.resolve() / "mlflow.db")
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-
-
 class MLflow:
     """One MLflow run per run folder; its id is kept in `mlflow_run.json` there.
 
@@ -132,8 +126,9 @@ class MLflow:
 
     @property
     def ui_command(self) -> str:
-        """The line that opens MLflow on this run; empty where MLflow is off."""
-        return ui_command(self.folder) if self.on else ""
+        """The line for a shell that opens MLflow's pages; empty where MLflow is off."""
+        uri = shlex.quote(_uri(self.folder / "mlflow.db"))
+        return f"mlflow ui --backend-store-uri {uri}" if self.on else ""
 
     def _send(self) -> None:
         if self._buffer:

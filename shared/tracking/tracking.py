@@ -10,23 +10,12 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from shared.config.fields import Config
 from shared.files import write_whole
 from shared.tracking.mlflow import MLflow, may_fail
 
 Metrics = dict[str, float | int]
-
-
-class Tracker(Protocol):
-    """What the training loop knows about tracking."""
-
-    def log(self, metrics: Metrics, step: int) -> None:
-        """Records what one step measured; steps only grow."""
-
-    def close(self, status: str) -> None:
-        """Ends the record with status FINISHED, FAILED or KILLED."""
 
 
 class JsonLines:
@@ -130,16 +119,18 @@ class TensorBoard:
 
 
 class Several:
-    """Every tracker in turn; none at all is a tracker that records nothing."""
+    """What the training loop knows about tracking: every tracker in turn, or none."""
 
-    def __init__(self, *trackers: Tracker):
+    def __init__(self, *trackers: "JsonLines | MLflow | TensorBoard"):
         self.trackers = trackers
 
     def log(self, metrics: Metrics, step: int) -> None:
+        """Records what one step measured; steps only grow."""
         for tracker in self.trackers:
             tracker.log(metrics, step)
 
     def close(self, status: str) -> None:
+        """Ends the records with status FINISHED, FAILED or KILLED."""
         with contextlib.ExitStack() as stack:  # one that fails leaves none open
             for tracker in self.trackers:
                 stack.callback(tracker.close, status)
@@ -170,7 +161,7 @@ def open_trackers(cfg: Config, run_folder: Path, *, resume_step: int | None) -> 
         if resume_step is None:
             raise ValueError(f"a new run must have a folder of its own, got {path}")
         cut_back(path, resume_step)
-    trackers: list[Tracker] = [JsonLines(path)]
+    trackers: list[JsonLines | MLflow | TensorBoard] = [JsonLines(path)]
     if cfg.tracking.to == "mlflow":
         earlier = None if resume_step is None else read_metrics(path)
         trackers.append(MLflow(cfg, run_folder, earlier=earlier))

@@ -142,7 +142,9 @@ class MLflow:
         _quiet_environment()
         from mlflow import MlflowClient
 
-        _quiet_loggers()
+        # Its errors come with a traceback of a hundred lines, and as exceptions too.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         id_file = run_folder / "mlflow_run.json"
         with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
             if not database.exists() or database.stat().st_size == 0:
@@ -235,9 +237,3 @@ def _quiet_environment() -> None:
     if "MLFLOW_DISABLE_TELEMETRY" not in os.environ:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         os.environ.setdefault("DO_NOT_TRACK", "true")
-
-
-def _quiet_loggers() -> None:
-    # Its errors come with a traceback of a hundred lines, and as exceptions as well.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

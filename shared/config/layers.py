@@ -187,8 +187,9 @@ class _Strict(yaml.SafeLoader):
         return node
 
 
-def _load(data: bytes) -> Any:
+def _load(source: Any, where: str) -> Any:
     """The value of a YAML document; a ValueError says in which line it has none."""
+    data = _read_bytes(source, where)
     try:
         text = data.decode("utf-8-sig")
         return yaml.load(text, _Strict)
@@ -203,7 +204,7 @@ def _load(data: bytes) -> Any:
         line, reason = 0, "nested too deeply"
     except ValueError as error:  # no such date, or a number with too many digits
         line, reason = 0, str(error)
-    raise ValueError(f"line {line + 1}: bad YAML, {printable(reason)}")
+    raise ValueError(f"{where}, line {line + 1}: bad YAML, {printable(reason)}")
 
 
 def read_layer(source: Any, originals: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -218,38 +219,24 @@ def read_layer(source: Any, originals: dict[str, Any] | None = None) -> dict[str
         of the wrong type, a field given under two names.
     """
     where = printable(source)
-    data = _read_bytes(source, where)
-    try:
-        tree = _load(data)
-    except ValueError as error:
-        raise ValueError(f"{where}, {error}") from None
+    tree = _load(source, where)
     if tree is not None and not isinstance(tree, dict):
         got = type(tree).__name__
         raise ValueError(f"{where} must be a mapping at the top, got a {got}")
     found, rest = original_names.take(tree or {})
     layer = _flat(rest, Config, "", where)
-    originals = {} if originals is None else originals
-    translated = _in_our_names(found, originals, where)
-    for field in layer.keys() & translated.keys():
-        raise ValueError(f"{field} is given under two names in {where}")
-    return layer | translated
-
-
-def _in_our_names(
-    found: dict[str, Any], originals: dict[str, Any], where: str
-) -> dict[str, Any]:
-    """The fields that a file gives under names of the original system."""
-    place = f" (in {where})"
+    originals, place = {} if originals is None else originals, f" (in {where})"
     try:
         translated = original_names.translate(found, originals)
     except ValueError as error:
         raise ValueError(f"{error}{place}") from None
     originals |= found
-    kinds = leaves()
-    return {
-        field: checked(kinds[field].type, value, name, place)
-        for field, (name, value) in translated.items()
-    }
+    for field, (name, value) in translated.items():
+        value = checked(leaves()[field].type, value, name, place)
+        if field in layer:
+            raise ValueError(f"{field} is given under two names in {where}")
+        layer[field] = value
+    return layer
 
 
 def _flat(tree: dict[Any, Any], group: Any, prefix: str, where: str) -> dict[str, Any]:

@@ -63,7 +63,6 @@ def load_tokenizer(name: str, of: str = "data.tokenizer") -> Tokenizer:
 
     Args:
       name: `bytes`, which needs no files, or a folder with a Hugging Face tokenizer.
-        Nothing is fetched and no code of the folder is run.
       of: what the user calls it, for messages.
 
     Raises:

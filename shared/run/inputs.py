@@ -166,7 +166,7 @@ def make_batches(
         layout=cfg.data.layout,
         seed=cfg.seed,
     )
-    validation, _ = eval_batches(
+    validation = eval_batches(
         splits["validation"],
         columns("validation"),
         max_length=cfg.data.max_length,

@@ -68,7 +68,7 @@ def find_reference(
     texts = [
         (f"{split}/{row['id']}", row["prompt"] + row["completion"])
         for split in SCORED_SPLITS
-        for row in examples[split].select(range(min(SAMPLES, len(examples[split]))))
+        for row in examples[split][:SAMPLES]
     ]
     _check_tokenizer(found, tokenizer, texts)
     return found

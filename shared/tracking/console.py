@@ -9,6 +9,7 @@ the time in front, and the progress lines even where the terminal shows a bar.
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -153,6 +154,7 @@ class _Bars(rich.progress.Progress):
                 yield Columns(map(Text, task.fields["measured"]), padding=(0, 2))
 
 
+@dataclass
 class Progress:
     """Shows how far a long job is: a bar on a terminal, a line now and then elsewhere.
 
@@ -171,21 +173,16 @@ class Progress:
       unit: what is counted.
     """
 
-    _open: ClassVar[list[_Bars]] = []  # a terminal has room for one live display
+    total: int
+    description: str = ""
+    _: KW_ONLY
+    start: int = 0
+    every: int = 10
+    unit: str = "step"
 
-    def __init__(
-        self,
-        total: int,
-        description: str = "",
-        *,
-        start: int = 0,
-        every: int = 10,
-        unit: str = "step",
-    ):
-        self.total, self.description, self.unit = total, description, unit
-        self.start, self.every = start, every
-        self._line = ""
-        self._unwritten = 0
+    _open: ClassVar[list[_Bars]] = []  # a terminal has room for one live display
+    _line = ""
+    _unwritten = 0
 
     def __enter__(self) -> "Progress":
         self._outermost = not Progress._open
@@ -244,9 +241,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
             raise ValueError(
                 f"a row of table {title!r} must have {len(columns)} values, got {row}"
             )
+    by_column = zip(columns, *rows, strict=True)
     right = [
-        all(isinstance(row[i], (int, float)) for row in rows)
-        for i in range(len(columns))
+        all(isinstance(x, (int, float)) for x in column) for _, *column in by_column
     ]
     cells = [[number(value) for value in row] for row in rows]
     plain = _plain_table(title, [list(columns), *cells], right)
@@ -269,9 +266,7 @@ def _plain_table(title: str, lines: list[list[str]], right: list[bool]) -> str:
     text = [title]
     for line in lines:
         padded = [
-            " " * (width - cell_len(cell)) + cell
-            if to_right
-            else set_cell_size(cell, width)
+            cell.rjust(width) if to_right else set_cell_size(cell, width)
             for cell, width, to_right in zip(line, widths, right, strict=True)
         ]
         text.append("  ".join(padded).rstrip())

@@ -108,12 +108,13 @@ def refuse(*arguments, **settings):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTorch
 socket.socket.connect = socket.getaddrinfo = refuse
-import shared.data.batches, shared.data.documents, shared.signals.cache, shared.targets
+import shared.data.batches, shared.data.documents, shared.data.tokenizer
+import shared.signals.cache, shared.targets
 late = {"transformers", "datasets"} & set(sys.modules)
 assert not late, late
 from shared.config.fields import DataConfig
 for name in sys.argv[2:]:
-    tokenizer = shared.data.documents.load_tokenizer(name)
+    tokenizer = shared.data.tokenizer.load_tokenizer(name)
     splits = shared.data.documents.load_splits(
         DataConfig(source=sys.argv[1]), tokenizer, splits=("train", "validation")
     )

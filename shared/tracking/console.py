@@ -216,6 +216,9 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         if self._unwritten:
             self._write()
+        # A job that ends early has no time left.
+        done = f"{self._task.completed:.0f}/{self.total}"
+        self._bars.update(self._task.id, text=done)
         if self._outermost:
             Progress._open.pop().stop()
         else:
@@ -248,7 +251,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     cells = [[number(value) for value in row] for row in rows]
     plain = _plain_table(title, [list(columns), *cells], right)
     if on_terminal():
-        pretty = rich.table.Table(title=Text(title), title_justify="left")
+        CONSOLE.print(Text(title), soft_wrap=True)  # rich's own is as wide as the table
+        pretty = rich.table.Table()
         for column, is_number in zip(columns, right, strict=True):
             pretty.add_column(Text(column), justify="right" if is_number else "left")
         for row_cells in cells:

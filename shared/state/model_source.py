@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.config.fields import Config
-from shared.config.layers import MODELS, preset_names
+from shared.config.layers import MODELS, load_config, preset_names
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import Described, read_hf_config
 from shared.huggingface.folder import read_model
 from shared.huggingface.hub import model_folder
 from shared.huggingface.tree import Params
-from shared.state.run_folder import recorded_inputs
+from shared.state.run_folder import check_backend, find, recorded_inputs
 
 # Fields of `model` that a folder does not decide.
 FREE = {"model.name", "model.revision", "model.dropout", "model.max_positions"}
@@ -69,6 +69,24 @@ def keep_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     shutil.rmtree(made, ignore_errors=True)
     tokenizer.implementation.save_pretrained(str(made))
     made.rename(path / "tokenizer")
+
+
+def run_to_export(
+    run: str, backend: str, instead: str
+) -> tuple[Path, int | None, Config, Tokenizer]:
+    """Folder, step if one is asked for, config and tokenizer of the run to export.
+
+    Args:
+      run: its folder, or `RUN/checkpoints/STEP`.
+      instead: what the user can do with a run of the other backend.
+
+    Raises:
+      ValueError: if there is no such run, or the other backend has written it.
+    """
+    path, step = find(run, ".", "RUN")
+    check_backend(path, backend, instead)
+    cfg = load_config(path / "config.yaml")
+    return path, step, cfg, tokenizer_of_run(path, cfg)
 
 
 def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:

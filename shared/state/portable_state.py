@@ -11,11 +11,13 @@ and Lion's mean of gradients and SGD's momentum; `second` AdamW's mean of square
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shared.config.fields import Config
+from shared.data.tokenizer import Tokenizer
 from shared.huggingface.config_json import make_hf_config
-from shared.huggingface.folder import STATE, file_digest, read_model
+from shared.huggingface.folder import STATE, file_digest, read_model, write_model
 from shared.huggingface.json_keys import read_keys
 from shared.huggingface.names import VALUE
 from shared.huggingface.safetensors import (
@@ -90,6 +92,23 @@ def write_state(
         copy_signals(signals_from, folder / "signals")
     digests = {name: file_digest(folder / name) for name in _files(folder)}
     write_header(folder, state, digests)
+
+
+def write_training(
+    folder: Path, params: Params, state: TrainingState, tokenizer: Tokenizer, run: Path
+) -> None:
+    """Writes a model with the state of its training beside it; all of it or nothing.
+
+    Args:
+      params: as of `write_model`.
+      run: whose signals come along.
+
+    Raises:
+      ValueError: as `write_model` and `write_state`.
+    """
+    model, heads = state.config.model, state.config.heads
+    beside = partial(write_state, state=state, signals_from=run / "signals")
+    write_model(folder, params, model, heads, tokenizer, beside=beside)
 
 
 def check_state(folder: Path) -> Header:

@@ -5,8 +5,10 @@ Parameters lie everywhere, rows of a batch are split evenly.
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -60,18 +62,13 @@ def make_mesh(cfg: Config) -> Mesh:
     try:
         devices = jax.devices(None if kind == "auto" else kind)
     except RuntimeError:
-        found = sorted({device.platform for device in jax.devices()})
-        raise ValueError(
-            f"machine.device must be a device that JAX sees here ({', '.join(found)}), "
-            f"got {kind!r}"
-        ) from None
+        found = ", ".join(sorted({device.platform for device in jax.devices()}))
+        seen = f"a device that JAX sees here ({found})"
+        cfg.machine.require("device", False, seen)
     if cfg.machine.attention == "cudnn":
         _require_cudnn(cfg, devices[0].platform)
-    if cfg.data.batch_size % len(devices):
-        raise ValueError(
-            f"data.batch_size must be a multiple of the {len(devices)} devices, got "
-            f"{cfg.data.batch_size}"
-        )
+    whole = cfg.data.batch_size % len(devices) == 0
+    cfg.data.require("batch_size", whole, f"a multiple of the {len(devices)} devices")
     return Mesh(devices, ("data",))
 
 
@@ -113,3 +110,9 @@ def split_rows(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:
     if micro_batches:
         return NamedSharding(mesh, PartitionSpec(None, "data"))
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def jit_pass(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A function of parameters and rows `[B, L]`, jitted; its answer is everywhere."""
+    whole, rows = replicated(mesh), split_rows(mesh, micro_batches=False)
+    return jax.jit(function, in_shardings=(whole, rows), out_shardings=whole)

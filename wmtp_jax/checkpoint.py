@@ -84,13 +84,7 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, like: TrainState, step: int | None = None
 ) -> tuple[int, TrainState, dict] | None:
-    """`(step, state, position)` of `step`, else of the newest that can be read.
-
-    A damaged newest checkpoint is passed over with a warning. None if there is none.
-
-    Raises:
-      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
-    """
+    """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
     folder, steps = Path(manager.directory), manager.all_steps()
     # Orbax raises many kinds for a damaged folder.
     return newest_whole(

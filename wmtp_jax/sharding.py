@@ -74,20 +74,15 @@ def make_mesh(cfg: Config) -> Mesh:
 
 def _require_cudnn(cfg: Config, platform: str) -> None:
     """What cuDNN's attention asks for, said before JAX fails on it."""
-    if platform != "gpu":
-        raise ValueError(
-            f"machine.attention cudnn must run on a GPU, got the device {platform!r}"
-        )
-    if cfg.model.H % 8 or cfg.model.H > 128:
-        raise ValueError(
-            "machine.attention cudnn must have attention heads of a width that is a "
-            f"multiple of 8 and at most 128, got {cfg.model.H}"
-        )
-    if cfg.data.max_length % 8:  # rows of evaluation are a quarter or half as long
-        raise ValueError(
-            "machine.attention cudnn must have data.max_length as a multiple of 8, got "
-            f"{cfg.data.max_length}"
-        )
+    H, length = cfg.model.H, cfg.data.max_length
+    for holds, required, got in (
+        (platform == "gpu", "run on a GPU", f"the device {platform!r}"),
+        (H % 8 == 0 and H <= 128, "have heads of a width 8, 16, ... or 128", H),
+        # Rows of evaluation are a quarter or half as long.
+        (length % 8 == 0, "have data.max_length as a multiple of 8", length),
+    ):
+        if not holds:
+            raise ValueError(f"machine.attention cudnn must {required}, got {got}")
 
 
 def keep_compiled(cfg: Config) -> None:

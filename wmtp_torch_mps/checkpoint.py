@@ -88,19 +88,11 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
 def restore(
     run: Path, cfg: Config, device: torch.device, step: int | None = None
 ) -> tuple[int, TrainState, dict[str, Any]] | None:
-    """`(step, state, position)` of `step`, else of the newest that can be read.
-
-    A damaged newest checkpoint is passed over with a warning. None if there is none.
-
-    Raises:
-      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
-    """
+    """What `newest_whole` finds, on the device."""
     folder = run / "checkpoints"
-
-    def read_step(number: int) -> tuple[TrainState, dict[str, Any]]:
-        return read(folder / str(number), cfg, device)
-
-    return newest_whole(folder, steps_in(folder), step, read_step)
+    return newest_whole(
+        folder, steps_in(folder), step, lambda n: read(folder / str(n), cfg, device)
+    )
 
 
 def read(

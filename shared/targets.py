@@ -10,8 +10,6 @@ from typing import Any
 from jaxtyping import Bool, Int
 
 from shared.axes import check, same_shape, shift_to_heads
-from shared.config.fields import Config
-from shared.data.batches import Batch
 
 Array = Any  # numpy.ndarray, jax.Array, torch.Tensor, ...
 
@@ -77,10 +75,3 @@ def target_mask(
     next_BLK = shift_to_heads(document_BL, num_heads=num_heads)
     counts_BLK = shift_to_heads(target_BL, num_heads=num_heads)
     return (document_BL1 > 0) & (next_BLK == document_BL1) & counts_BLK
-
-
-def targets_of(batch: Batch, cfg: Config) -> tuple[Array, Array]:
-    """`(targets_BLK, mask_BLK)` of a batch."""
-    K = cfg.heads.count
-    mask_BLK = target_mask(batch.document_BL, batch.target_BL, num_heads=K)
-    return shift_targets(batch.tokens_BL, num_heads=K), mask_BLK

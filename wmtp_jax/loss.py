@@ -28,7 +28,7 @@ from shared.algorithms import (
 )
 from shared.config.fields import Config
 from shared.data.batches import Batch
-from shared.targets import targets_of
+from shared.targets import shift_targets, target_mask
 from wmtp_jax import critic, heads, model, unembed
 
 
@@ -48,6 +48,13 @@ def run_trunk(
         cfg.machine,
         dropout_key=dropout_key,
     )
+
+
+def targets_of(batch: Batch, cfg: Config) -> tuple[jax.Array, jax.Array]:
+    """`(targets_BLK, mask_BLK)`."""
+    K = cfg.heads.count
+    mask_BLK = target_mask(batch.document_BL, batch.target_BL, num_heads=K)
+    return shift_targets(batch.tokens_BL, num_heads=K), mask_BLK
 
 
 def run_heads(

@@ -26,11 +26,19 @@ from shared.algorithms import (
     score_tokens,
     weigh,
 )
+from shared.config.fields import Config
 from shared.data.batches import Batch
-from shared.targets import targets_of
+from shared.targets import shift_targets, target_mask
 from wmtp_torch_mps import critic, unembed
 from wmtp_torch_mps.heads import head_states, unembeddings
 from wmtp_torch_mps.model import WMTP, Outputs, compute_dtype, forward, named
+
+
+def targets_of(batch: Batch, cfg: Config) -> tuple[Tensor, Tensor]:
+    """`(targets_BLK, mask_BLK)`."""
+    K = cfg.heads.count
+    mask_BLK = target_mask(batch.document_BL, batch.target_BL, num_heads=K)
+    return shift_targets(batch.tokens_BL, num_heads=K), mask_BLK
 
 
 def run_trunk(model: WMTP, batch: Batch, *, dropping: bool = False) -> Outputs:

@@ -134,11 +134,7 @@ def by_name(tree, cfg: Config) -> dict[str, np.ndarray]:
     high = jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
     low = jax.tree.map(lambda x, h: np.asarray(x - h.astype(x.dtype), "f4"), tree, high)
     parts = [to_tensors(part, cfg.model, cfg.heads) for part in (high, low)]
-    return {
-        name: parts[0][file][name].astype(np.float64) + parts[1][file][name]
-        for file in parts[0]
-        for name in parts[0][file]
-    }
+    return {name: x.astype(np.float64) + parts[1][name] for name, x in parts[0].items()}
 
 
 def in_oracle(cfg: Config, found: dict, batch: Batch) -> dict:

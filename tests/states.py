@@ -56,7 +56,6 @@ def state_of(cfg, **changes):
     found = TrainingState(
         backend="wmtp_jax",
         step=5,
-        optimizer=cfg.optimizer.name,
         moments=random_moments(cfg),
         position=asdict(PLACE),
         config=cfg,

@@ -7,6 +7,8 @@ arrays travels with them and is compared when they are read.
 
 import logging
 import zlib
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,25 @@ def open_to_read(folder: Path) -> ocp.CheckpointManager:
         speaks.setLevel(before)
 
 
+def read_run(
+    run: Path, cfg: Config, step: int | None = None
+) -> tuple[int, TrainState, dict]:
+    """`(step, state, position)` of a run's checkpoint (its newest).
+
+    Raises:
+      ValueError: if there is none, as well as for what `restore` refuses.
+    """
+    with closing(open_to_read(run / "checkpoints")) as manager:
+        found = restore(manager, abstract_state(cfg, make_optimizer(cfg, 1)), step)
+    if found is None:
+        raise ValueError(f"RUN must hold a checkpoint, got none in {run}")
+    return found
+
+
 def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
     """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
-    manager = open_to_read(run / "checkpoints")
-    like = abstract_state(cfg, make_optimizer(cfg, 1))
-    found = restore(manager, like, step)
-    manager.close()
-    if found is None:
-        raise ValueError(f"there must be a checkpoint in {run}, got none")
-    return {"trunk": jax.device_get(found[1].params["trunk"]), "heads": {}}
+    _, state, _ = read_run(run, cfg, step)
+    return {"trunk": jax.device_get(state.params["trunk"]), "heads": {}}
 
 
 def save(
@@ -72,19 +84,12 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, like: TrainState, step: int | None = None
 ) -> tuple[int, TrainState, dict] | None:
-    """`(step, state, position)` of `step`, else of the newest that can be read.
-
-    A damaged newest checkpoint is passed over with a warning. None if there is none.
-
-    Raises:
-      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
-    """
+    """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
     folder, steps = Path(manager.directory), manager.all_steps()
     # Orbax raises many kinds for a damaged folder.
-    found = newest_whole(
+    return newest_whole(
         folder, steps, step, lambda number: _read(manager, number, like), Exception
     )
-    return None if found is None else (found[0], *found[1])
 
 
 def drop_after(manager: ocp.CheckpointManager, step: int) -> None:
@@ -114,25 +119,12 @@ def _read(
     position = dict(restored["position"])
     if _checksum(restored["state"]) != position.pop("checksum"):
         raise ValueError("its arrays do not have the checksum they were saved with")
-    return _from_tree(restored["state"]), position
+    state = TrainState(**restored["state"])
+    return replace(state, key=jax.random.wrap_key_data(state.key)), position
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:
-    return {
-        "step": state.step,
-        "params": state.params,
-        "opt_state": state.opt_state,
-        "key": jax.random.key_data(state.key),
-    }
-
-
-def _from_tree(tree: dict[str, Any]) -> TrainState:
-    return TrainState(
-        step=tree["step"],
-        params=tree["params"],
-        opt_state=tree["opt_state"],
-        key=jax.random.wrap_key_data(tree["key"]),
-    )
+    return vars(state) | {"key": jax.random.key_data(state.key)}
 
 
 def _checksum(tree: Any) -> str:

@@ -39,19 +39,23 @@ def read_values(head: model.Params, hidden_BLD: jax.Array) -> jax.Array:
     return jnp.einsum("blf,f->bl", inner_BLF, head["outer"]) + head["outer_bias"]
 
 
-def value_targets(
-    value_BL: jax.Array,
+def value_loss(
+    head: model.Params,
+    hidden_BLD: jax.Array,
     batch: Batch,
     member_BLS: jax.Array,
     cfg: Config,
-    *,
-    gae_lambda: float,
-) -> Values:
-    """`algorithms.value_targets`; no gradient flows through them."""
-    value_BL = jax.lax.stop_gradient(value_BL)
-    return algorithms.value_targets(
-        value_BL, batch, member_BLS, cfg, gae_lambda=gae_lambda
+) -> tuple[Values, tuple[jax.Array, jax.Array]]:
+    """What the values should have been, and sum and count of the value loss.
+
+    No gradient flows through what they should have been.
+    """
+    value_BL = read_values(head, hidden_BLD)
+    fixed_BL, gae_lambda = jax.lax.stop_gradient(value_BL), cfg.critic.gae_lambda
+    values = algorithms.value_targets(
+        fixed_BL, batch, member_BLS, cfg, gae_lambda=gae_lambda
     )
+    return values, weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
 
 
 def fixed_returns(
@@ -63,8 +67,9 @@ def fixed_returns(
     the values are: the fixed measure of a critic.
     """
     value_BL = read_values(head, hidden_BLD)
-    members_BLS = algorithms.members_of(batch)
-    values = value_targets(value_BL, batch, members_BLS, cfg, gae_lambda=1.0)
+    member_BLS = algorithms.members_of(batch)
+    fixed_BL = jax.lax.stop_gradient(value_BL)
+    values = algorithms.value_targets(fixed_BL, batch, member_BLS, cfg, gae_lambda=1.0)
     return value_BL, values.return_BL
 
 
@@ -87,11 +92,7 @@ def make_stage1_step(cfg: Config, tx: optax.GradientTransformation):
         member_BLS = algorithms.members_of(batch)
 
         def value_sum(head):
-            value_BL = read_values(head, hidden_BLD)
-            values = value_targets(
-                value_BL, batch, member_BLS, cfg, gae_lambda=cfg.critic.gae_lambda
-            )
-            return weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
+            return value_loss(head, hidden_BLD, batch, member_BLS, cfg)[1]
 
         (total, count), grad = jax.value_and_grad(value_sum, has_aux=True)(head)
         return jax.tree.map(jnp.add, carry, (total, count, grad)), None
@@ -134,8 +135,8 @@ def train_value_head(
     stage1.measured([read(head, batch) for batch in validation], validation)
     for epoch in stage1:
         for batches in islice(train, train.steps_per_epoch(epoch - 1)):
-            head, opt_state, value_loss = step(head, opt_state, trunk, batches)
+            head, opt_state, loss = step(head, opt_state, trunk, batches)
         values = [read(head, batch) for batch in validation]
-        if stage1.measured(values, validation, value_loss):
+        if stage1.measured(values, validation, loss):
             best = head
     return best, stage1

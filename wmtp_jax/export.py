@@ -18,17 +18,16 @@ import jax
 import jax.numpy as jnp
 
 from shared.config.fields import Config
-from shared.config.layers import load_config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
 from shared.run.main import exit_code, export_arguments
-from shared.state import run_folder
-from shared.state.model_source import tokenizer_of_run
-from shared.state.portable_state import TrainingState, read_state, write_state
+from shared.state.model_source import run_to_export
+from shared.state.portable_state import TrainingState, read_state, write_training
+from shared.state.run_folder import recorded_inputs
 from wmtp_jax import checkpoint
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
-from wmtp_jax.state import TrainState, abstract_state, init_state
+from wmtp_jax.state import TrainState, init_state
 
 NAME = "wmtp_jax"
 
@@ -52,31 +51,15 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    path, step = run_folder.find(run, ".", "RUN")
-    run_folder.check_backend(path, NAME, "python -m wmtp_torch_mps.export reads it")
-    cfg = load_config(path / "config.yaml")
-    tokenizer = tokenizer_of_run(path, cfg)
-    manager = checkpoint.open_to_read(path / "checkpoints")
-    like = abstract_state(cfg, make_optimizer(cfg, 1))
-    found = checkpoint.restore(manager, like, step)
-    manager.close()
-    if found is None:
-        raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
-    step, state, position = found
-
-    def beside(made: Path) -> None:
+    instead = "python -m wmtp_torch_mps.export reads it"
+    path, wanted, cfg, tokenizer = run_to_export(run, NAME, instead)
+    step, state, position = checkpoint.read_run(path, cfg, wanted)
+    if model_only:
+        export(folder, state.params, cfg, tokenizer)
+    else:
+        params = jax.device_get(state.params)
         kept = _training_state(state, position, cfg, path)
-        write_state(made, kept, path / "signals")
-
-    params = jax.device_get(state.params)
-    write_model(
-        folder,
-        params,
-        cfg.model,
-        cfg.heads,
-        tokenizer,
-        beside=None if model_only else beside,
-    )
+        write_training(folder, params, kept, tokenizer, path)
     return step
 
 
@@ -86,11 +69,10 @@ def _training_state(
     return TrainingState(
         backend=NAME,
         step=int(state.step),
-        optimizer=cfg.optimizer.name,
         moments=jax.device_get(moments_of(state.opt_state, cfg.optimizer)),
         position=position,
         config=cfg,
-        inputs=run_folder.recorded_inputs(run),
+        inputs=recorded_inputs(run),
         versions={"jax": jax.__version__},
         updates=updates_of(state.opt_state, int(state.step)),
         adapted=None,

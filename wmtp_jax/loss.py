@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from shared import weighting
 from shared.algorithms import (
     Extremes,
     Known,
     Sums,
-    Values,
     add_up,
     head_weights,
     members_of,
@@ -90,7 +88,11 @@ def micro_batch_sums(
     member_BLS = members_of(batch)
     values, value = None, (jnp.zeros(()), jnp.zeros(()))
     if cfg.algorithm.value_head:
-        values, value = _value_loss(params, outputs, batch, member_BLS, cfg)
+        hidden_BLD = outputs.hidden_BLD
+        if not cfg.critic.trunk_gradient:
+            hidden_BLD = jax.lax.stop_gradient(hidden_BLD)
+        head = params["value"]
+        values, value = critic.value_loss(head, hidden_BLD, batch, member_BLS, cfg)
     unembeddings = heads.unembeddings(params)
     nll_BL = scored = None
     if needs_nll(cfg):
@@ -112,22 +114,3 @@ def micro_batch_sums(
     )
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
     return replace(sums, loss_sum=loss_sum), extremes
-
-
-def _value_loss(
-    params: model.Params,
-    outputs: model.Outputs,
-    batch: Batch,
-    member_BLS: jax.Array,
-    cfg: Config,
-) -> tuple[Values, tuple[jax.Array, jax.Array]]:
-    """What the values should have been, and sum and count of the value loss."""
-    hidden_BLD = outputs.hidden_BLD
-    if not cfg.critic.trunk_gradient:
-        hidden_BLD = jax.lax.stop_gradient(hidden_BLD)
-    value_BL = critic.read_values(params["value"], hidden_BLD)
-    values = critic.value_targets(
-        value_BL, batch, member_BLS, cfg, gae_lambda=cfg.critic.gae_lambda
-    )
-    loss = weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
-    return values, loss

@@ -75,7 +75,7 @@ def make_ref_nll(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
         nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
         return jnp.where(batch.target_BL, nll_BL, 0.0)
 
-    return _on(mesh, head_0_nll, params)
+    return partial(sharding.jit_pass(head_0_nll, mesh), params)
 
 
 def make_scores(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
@@ -88,19 +88,7 @@ def make_scores(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
         hidden_BLD = run_trunk(params, batch, cfg).hidden_BLD.astype(jnp.float32)
         return jnp.einsum("bld,d->bl", hidden_BLD, params["score"])
 
-    return _on(mesh, scores, params)
+    return partial(sharding.jit_pass(scores, mesh), params)
 
 
 ANSWERS = {"nll": make_ref_nll, "score": make_scores}  # `Column.answer` -> its maker
-
-
-def _on(
-    mesh: Mesh,
-    function: Callable[[model.Params, Batch], jax.Array],
-    params: model.Params,
-) -> Answer:
-    """The function of a batch, compiled; its numbers may still be computed."""
-    whole = sharding.replicated(mesh)
-    rows = sharding.split_rows(mesh, micro_batches=False)
-    jitted = jax.jit(function, in_shardings=(whole, rows), out_shardings=whole)
-    return partial(jitted, params)

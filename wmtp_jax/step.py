@@ -7,6 +7,7 @@ sharding of the rows) and divided once, so 1 x 8 and 8 x 1 are the same step.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -192,10 +193,4 @@ def eval_step(
 
 def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[..., Any]:
     """The jitted evaluation pass; it compiles once per length bucket."""
-    whole = sharding.replicated(mesh)
-    rows = sharding.split_rows(mesh, micro_batches=False)
-    return jax.jit(
-        lambda params, batch: eval_step(params, batch, cfg=cfg, mesh=mesh),
-        in_shardings=(whole, rows),
-        out_shardings=whole,
-    )
+    return sharding.jit_pass(partial(eval_step, cfg=cfg, mesh=mesh), mesh)

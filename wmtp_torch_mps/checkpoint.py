@@ -12,14 +12,10 @@ import torch
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
-from shared.huggingface.folder import read_model, write_model
+from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
 from shared.state.checkpoints import newest_whole, require_step, steps_in
-from shared.state.portable_state import (
-    TrainingState,
-    read_state,
-    write_state,
-)
+from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
 from wmtp_torch_mps.optimizer import moments_of, restore_moments
@@ -61,7 +57,6 @@ def write(
     kept = TrainingState(
         backend=NAME,
         step=state.step,
-        optimizer=cfg.optimizer.name,
         moments={name: to_tree(of, cfg) for name, of in moments.items()},
         position=position,
         config=cfg,
@@ -71,11 +66,7 @@ def write(
         adapted=_adapted(state),
     )
     params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
-
-    def beside(made: Path) -> None:
-        write_state(made, kept, run / "signals")
-
-    write_model(folder, params, cfg.model, cfg.heads, tokenizer, beside=beside)
+    write_training(folder, params, kept, tokenizer, run)
 
 
 def _adapted(state: TrainState) -> dict[str, float] | None:
@@ -97,20 +88,11 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
 def restore(
     run: Path, cfg: Config, device: torch.device, step: int | None = None
 ) -> tuple[int, TrainState, dict[str, Any]] | None:
-    """`(step, state, position)` of `step`, else of the newest that can be read.
-
-    A damaged newest checkpoint is passed over with a warning. None if there is none.
-
-    Raises:
-      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
-    """
+    """What `newest_whole` finds, on the device."""
     folder = run / "checkpoints"
-
-    def read_step(number: int) -> tuple[TrainState, dict[str, Any]]:
-        return read(folder / str(number), cfg, device)
-
-    found = newest_whole(folder, steps_in(folder), step, read_step)
-    return None if found is None else (found[0], *found[1])
+    return newest_whole(
+        folder, steps_in(folder), step, lambda n: read(folder / str(n), cfg, device)
+    )
 
 
 def read(
@@ -132,13 +114,9 @@ def read(
     if kept.step > 0:
         restore_moments(state.optimizer, model, moments, kept.updates)
     if state.scaler.is_enabled() and "scale" in found:
-        state.scaler.load_state_dict(
-            state.scaler.state_dict()
-            | {
-                "scale": found["scale"],
-                "_growth_tracker": int(found["_growth_tracker"]),
-            }
-        )
+        counted = {"_growth_tracker": int(found["_growth_tracker"])}
+        scale = {"scale": found["scale"]} | counted
+        state.scaler.load_state_dict(state.scaler.state_dict() | scale)
     return state, kept.position
 
 

@@ -10,25 +10,25 @@ from torch import Tensor
 
 from shared import algorithms, weighting
 from shared.algorithms import Values
-from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches, micro_batches
 from shared.run.stage1 import Stage1
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.model import WMTP, forward
 
 
-def value_targets(
-    value_BL: Tensor,
-    batch: Batch,
-    member_BLS: Tensor,
-    cfg: Config,
-    *,
-    gae_lambda: float,
-) -> Values:
-    """`algorithms.value_targets`; no gradient flows through them."""
-    return algorithms.value_targets(
-        value_BL.detach(), batch, member_BLS, cfg, gae_lambda=gae_lambda
+def value_loss(
+    model: WMTP, hidden_BLD: Tensor, batch: Batch, member_BLS: Tensor
+) -> tuple[Values, tuple[Tensor, Tensor]]:
+    """What the values should have been; sum (with gradients) and count of the loss.
+
+    No gradient flows through what they should have been.
+    """
+    cfg, value_BL = model.cfg, model.value_head(hidden_BLD)
+    fixed_BL, gae_lambda = value_BL.detach(), cfg.critic.gae_lambda
+    values = algorithms.value_targets(
+        fixed_BL, batch, member_BLS, cfg, gae_lambda=gae_lambda
     )
+    return values, weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
 
 
 @torch.no_grad()
@@ -38,7 +38,9 @@ def fixed_returns(
     """`(value_BL, return_BL)`, with returns that do not move (gae_lambda 1)."""
     value_BL = model.value_head(hidden_BLD)
     member_BLS = algorithms.members_of(batch)
-    values = value_targets(value_BL, batch, member_BLS, model.cfg, gae_lambda=1.0)
+    values = algorithms.value_targets(
+        value_BL, batch, member_BLS, model.cfg, gae_lambda=1.0
+    )
     return value_BL, values.return_BL
 
 
@@ -65,17 +67,11 @@ def _update(model: WMTP, adam: torch.optim.Optimizer, batches: Batch) -> Tensor:
     adam.zero_grad(set_to_none=True)
     total = count = torch.zeros((), device=model.device)
     for batch in micro_batches(batches):
-        value_BL = model.value_head(_frozen_hidden(model, batch))
-        values = value_targets(
-            value_BL,
-            batch,
+        hidden_BLD, member_BLS = (
+            _frozen_hidden(model, batch),
             algorithms.members_of(batch),
-            cfg,
-            gae_lambda=cfg.critic.gae_lambda,
         )
-        value_sum, targets = weighting.value_loss(
-            value_BL, values.return_BL, batch.target_BL
-        )
+        _, (value_sum, targets) = value_loss(model, hidden_BLD, batch, member_BLS)
         value_sum.backward()
         total, count = total + value_sum.detach(), count + targets
     gradients = [parameter.grad for parameter in model.value_head.parameters()]
@@ -102,8 +98,8 @@ def train_value_head(
     stage1.measured(_read(model, validation), validation)
     for epoch in stage1:
         for batches in islice(train, train.steps_per_epoch(epoch - 1)):
-            value_loss = _update(model, adam, to_device(batches, model.device))
-        if stage1.measured(_read(model, validation), validation, value_loss):
+            loss = _update(model, adam, to_device(batches, model.device))
+        if stage1.measured(_read(model, validation), validation, loss):
             best = copied()
     head.load_state_dict(best)
     return stage1

@@ -38,11 +38,10 @@ def find_device(cfg: Config) -> torch.device:
         family does not have, and what is known to go wrong on mps.
     """
     cfg.machine.require_usable(USABLE, "wmtp_torch_mps")
-    if cfg.model.dropout > 0 and cfg.model.is_rotary:
-        raise ValueError(
-            f"model.dropout must be 0 for a {cfg.model.family} in wmtp_torch_mps, got "
-            f"{cfg.model.dropout}"
-        )
+    needed = f"0 for a {cfg.model.family} in wmtp_torch_mps"
+    cfg.model.require(
+        "dropout", not (cfg.model.dropout and cfg.model.is_rotary), needed
+    )
     if cfg.machine.device == "cpu":
         return torch.device("cpu")
     if torch.backends.mps.is_available():

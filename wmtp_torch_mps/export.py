@@ -13,12 +13,10 @@ from pathlib import Path
 import torch
 
 from shared.config.fields import Config
-from shared.config.layers import load_config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
 from shared.run.main import exit_code, export_arguments
-from shared.state import run_folder
-from shared.state.model_source import tokenizer_of_run
+from shared.state.model_source import run_to_export, tokenizer_of_run
 from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.model import WMTP, named, to_tree
 
@@ -44,14 +42,12 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    path, step = run_folder.find(run, ".", "RUN")
-    run_folder.check_backend(path, checkpoint.NAME, "wmtp_jax.export reads it")
-    cfg = load_config(path / "config.yaml")
-    found = checkpoint.restore(path, cfg, torch.device("cpu"), step)
+    instead = "python -m wmtp_jax.export reads it"
+    path, wanted, cfg, tokenizer = run_to_export(run, checkpoint.NAME, instead)
+    found = checkpoint.restore(path, cfg, torch.device("cpu"), wanted)
     if found is None:
         raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
     step, state, position = found
-    tokenizer = tokenizer_of_run(path, cfg)
     if model_only:
         export(folder, state.params, tokenizer)
     else:

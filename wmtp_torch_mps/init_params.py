@@ -6,10 +6,7 @@ from dataclasses import replace
 import torch
 
 from shared.config.fields import Config
-from shared.huggingface.config_json import read_hf_config
-from shared.huggingface.folder import read_model
-from shared.huggingface.tree import Params
-from shared.state.model_source import check_folder, find_folder, takes_heads
+from shared.state.model_source import stored_params
 from wmtp_torch_mps.heads import start_heads
 from wmtp_torch_mps.model import WMTP, fill, from_tree, group_of, named
 
@@ -23,43 +20,18 @@ def load_params(cfg: Config, device: torch.device) -> WMTP:
     A folder gives the trunk, and, unless `heads.fresh` is set, those of heads k >= 1
     and value head that it has; the rest is random.
     """
-    folder = find_folder(cfg)
+    stored = stored_params(cfg)
     model = WMTP(cfg)
     init_params(model)
-    if folder is not None:
-        check_folder(cfg, folder)
-        has_heads = takes_heads(cfg, read_hf_config(folder))
-        wants_values = cfg.algorithm.value_head and not cfg.heads.fresh
-        extras = has_heads or wants_values
-        stored = read_model(folder, cfg.model, extras=extras)
-        _fill_from(model, stored, has_heads)
-        if not has_heads:
+    if stored is not None:
+        held = cfg
+        if "heads" not in stored:
+            stored["heads"] = {}
+            held = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
+        fill(model, from_tree(stored, held))
+        if held is not cfg:
             start_heads(model)
     return model.to(device)
-
-
-def _fill_from(model: WMTP, stored: Params, has_heads: bool) -> None:
-    """Puts what a folder holds into the model; head by head, as it may hold more."""
-    cfg = model.cfg
-    wanted = {"trunk": stored["trunk"], "heads": {}}
-    if has_heads:
-        extra = cfg.heads.count - 1
-        wanted["heads"] = _first(stored["heads"], extra)
-    if cfg.algorithm.value_head and "value" in stored:
-        wanted["value"] = stored["value"]
-    held = cfg if has_heads else _one_head(cfg)
-    fill(model, from_tree(wanted, held))
-
-
-def _first(tree: Params, extra: int) -> Params:
-    return {
-        name: _first(x, extra) if isinstance(x, dict) else x[:extra]
-        for name, x in tree.items()
-    }
-
-
-def _one_head(cfg: Config) -> Config:
-    return replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
 
 
 @torch.no_grad()

@@ -9,10 +9,11 @@ unembedding, and no logits outlive their block (`unembed.py`).
 Axes: B rows, L positions, K heads, D width, R rows with a weight above 0.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from shared import weighting
 from shared.algorithms import (
     Extremes,
     Known,
@@ -128,7 +129,10 @@ def add_gradients(
     member_BLS = members_of(batch)
     values, value = None, (batch.noise_BL.new_zeros(()),) * 2
     if cfg.algorithm.value_head:
-        values, value = _value_loss(model, outputs, batch, member_BLS)
+        hidden_BLD = outputs.hidden_BLD
+        if not cfg.critic.trunk_gradient:
+            hidden_BLD = hidden_BLD.detach()
+        values, value = critic.value_loss(model, hidden_BLD, batch, member_BLS)
     w_BLK = weights_of(model, outputs, values, member_BLS, batch, targets_BLK, mask_BLK)
     factor_K = torch.tensor(head_weights(cfg), dtype=w_BLK.dtype, device=w_BLK.device)
     states = head_states(model, outputs)
@@ -139,22 +143,7 @@ def add_gradients(
         _add_value_gradients(model, value[0] * scale, value_gradients)
     torch.autograd.backward(states, gradients)
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
-    return _detached(sums), extremes
-
-
-def _value_loss(
-    model: WMTP, outputs: Outputs, batch: Batch, member_BLS: Tensor
-) -> tuple[Values, tuple[Tensor, Tensor]]:
-    """What the values should have been; sum (with gradients) and count of the loss."""
-    cfg, hidden_BLD = model.cfg, outputs.hidden_BLD
-    if not cfg.critic.trunk_gradient:
-        hidden_BLD = hidden_BLD.detach()
-    value_BL = model.value_head(hidden_BLD)
-    values = critic.value_targets(
-        value_BL, batch, member_BLS, cfg, gae_lambda=cfg.critic.gae_lambda
-    )
-    loss = weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
-    return values, loss
+    return replace(sums, value_sum=sums.value_sum.detach()), extremes
 
 
 def _add_value_gradients(
@@ -170,9 +159,3 @@ def _add_value_gradients(
             value_gradients[name] += gradient
         elif gradient is not None:
             value_gradients[name] = gradient
-
-
-def _detached(sums: Sums) -> Sums:
-    fields = dict(vars(sums))
-    fields["value_sum"] = sums.value_sum.detach()
-    return Sums(**fields)

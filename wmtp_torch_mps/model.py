@@ -28,7 +28,7 @@ from transformers import (
 
 from shared.config.fields import Config
 from shared.huggingface.config_json import make_hf_config
-from shared.huggingface.names import HEADS, MODEL, VALUE
+from shared.huggingface.names import HEADS, MODEL, VALUE, file_of
 from shared.huggingface.tree import Params, from_tensors, to_tensors
 from wmtp_torch_mps.device import computing
 from wmtp_torch_mps.heads import kind_of
@@ -115,11 +115,6 @@ def named(model: WMTP) -> dict[str, nn.Parameter]:
     return {name.removeprefix("base."): parameter for name, parameter in found}
 
 
-def file_of(name: str) -> str:
-    """The file of a model folder that holds the tensor."""
-    return {"mtp_heads": HEADS, "value_head": VALUE}.get(name.split(".")[0], MODEL)
-
-
 def group_of(name: str) -> str:
     """Which rate and which gradient norm a parameter belongs to."""
     return {HEADS: "heads", VALUE: "value", MODEL: "trunk"}[file_of(name)]
@@ -127,20 +122,19 @@ def group_of(name: str) -> str:
 
 def to_tree(tensors: dict[str, Tensor], cfg: Config) -> Params:
     """Parameters, or anything of their names and shapes, as a tree of NumPy arrays."""
-    files: dict[str, dict[str, np.ndarray]] = {MODEL: {}}
-    for name, tensor in tensors.items():
-        array = tensor.detach().to("cpu", torch.float32).numpy()
-        files.setdefault(file_of(name), {})[name] = array
-    return from_tensors(files, cfg.model, cfg.heads, source="the model")
+    arrays = {
+        name: tensor.detach().to("cpu", torch.float32).numpy()
+        for name, tensor in tensors.items()
+    }
+    parts = set(map(group_of, tensors))
+    return from_tensors(arrays, cfg.model, cfg.heads, parts=parts, source="the model")
 
 
 def from_tree(tree: Params, cfg: Config) -> dict[str, Tensor]:
     """The inverse of `to_tree`; copies, on the CPU."""
-    files = to_tensors(tree, cfg.model, cfg.heads)
     return {
         name: torch.from_numpy(np.array(array, np.float32, order="C"))
-        for of_file in files.values()
-        for name, array in of_file.items()
+        for name, array in to_tensors(tree, cfg.model, cfg.heads).items()
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.config.layers import printable
+from shared.messages import first_line
 
 # Larger counts come from damaged or hostile files.
 MAX_COUNT = 1_000_000_000
@@ -23,8 +24,7 @@ def read_keys(path: Path, **settings: Any) -> "Keys":
     except OSError as error:
         raise ValueError(f"{path} must be readable, got {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"{path} must be JSON, got {reason}") from None
+        raise ValueError(f"{path} must be JSON, got {first_line(error)}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(found).__name__}")
     return Keys(path, found)

@@ -20,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from shared.huggingface.json_keys import read_keys
+from shared.messages import first_line
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"[^/\\\0]*\.safetensors")  # a plain name
@@ -115,10 +116,10 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="np", backend="pread") as file:
             yield file
     except OSError as error:
-        reason = error.strerror or _line(error)
+        reason = error.strerror or first_line(error)
         raise ValueError(f"{path} must be readable, got {reason}") from None
     except SafetensorError as error:
-        got = f"{_line(error)} (is it cut short?)"
+        got = f"{first_line(error)} (is it cut short?)"
         message = f"{path} must be a whole safetensors file, got {got}"
         raise ValueError(message) from None
 
@@ -213,7 +214,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} twice")
     return found
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

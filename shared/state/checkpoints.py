@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared.messages import first_line
 
 log = logging.getLogger("wmtp")
-Read = TypeVar("Read")
+State = TypeVar("State")
 # What knows the checksums of a checkpoint: Orbax's record, and the torch trainer's.
 RECORDS = ("position/metadata", "training_state.json")
 
@@ -82,10 +82,10 @@ def newest_whole(
     folder: Path,
     steps: Iterable[int],
     step: int | None,
-    read: Callable[[int], Read],
+    read: Callable[[int], tuple[State, dict[str, Any]]],
     errors: type[Exception] = ValueError,
-) -> tuple[int, Read] | None:
-    """`(step, what was read)` of `step`, else of the newest that can be read.
+) -> tuple[int, State, dict[str, Any]] | None:
+    """`(step, state, position)` of `step`, else of the newest that can be read.
 
     A damaged newest checkpoint is passed over with a warning. None if there is none.
 
@@ -99,7 +99,7 @@ def newest_whole(
     tried = [require_step(folder, found, step)] if step is not None else found
     for candidate in tried:
         try:
-            return candidate, read(candidate)
+            return candidate, *read(candidate)
         except errors as error:
             reason = first_line(error)
             log.warning("checkpoint %d cannot be read: %s", candidate, reason[:200])

@@ -43,7 +43,7 @@ COUNT = f"a whole number from 0 to {MAX_COUNT}", _is_count
 WORDS = "an object of strings", lambda x: _is_of(x, lambda word: type(word) is str)
 NUMBERS = "null or an object of numbers", lambda x: x is None or _is_of(x, _is_number)
 OBJECT = "an object", lambda x: isinstance(x, dict)
-# Every key must be there. What `optimizer` and `moments` must be follows from `config`.
+# Every key must be there; `optimizer` and `moments` only repeat what `config` says.
 KEYS: dict[str, tuple[str, Any]] = {
     "format": (
         f"{FORMAT} (another one is of a newer version of this program)",
@@ -87,7 +87,6 @@ class Header:
       step: steps made so far.
       updates: of the steps, those in which the optimizer changed anything: a float16
         gradient that is not finite makes none.
-      optimizer: update rule, that of the config.
       position: `asdict` of `checkpoints.Progressed`, with the position in the data.
       config: of the run, with the weighting rule that is in force.
       inputs: digests of data, tokenizer and models (`run_folder.recorded_inputs`).
@@ -98,7 +97,6 @@ class Header:
     backend: str
     step: int
     updates: int
-    optimizer: str
     position: dict[str, Any]
     config: Config
     inputs: dict[str, str]
@@ -125,6 +123,7 @@ def write_header(folder: Path, state: Header, digests: dict[str, str]) -> None:
     rule = replace(state.config.weighting, rule=state.config.rule)
     content = {key: getattr(state, key, None) for key in KEYS} | {
         "format": FORMAT,
+        "optimizer": state.config.optimizer.name,
         "moments": list(moment_names(state.config.optimizer)),
         "config": flatten(replace(state.config, weighting=rule)),
         "sha256": digests,

@@ -67,7 +67,7 @@ def test_round_trip_is_exact(tmp_path, tokenizer, shape, head_type, value):
         assert_same(found.moments[name], right.moments[name])
     (tmp_path / "config.yaml").write_text(dump_config(cfg), "utf-8")
     assert found.config == load_config(tmp_path / "config.yaml")
-    for name in ("backend", "step", "optimizer", "position", "inputs", "versions"):
+    for name in ("backend", "step", "position", "inputs", "versions"):
         assert getattr(found, name) == getattr(right, name)
     assert Progressed(**found.position) == PLACE
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["out"]
@@ -204,7 +204,6 @@ def test_stopped_half_way_leaves_nothing(tmp_path, tokenizer, error, kind):
         ({"moments": {}}, ("moments", "first, second", "none")),
         ({"step": -1}, ("step", "-1")),
         ({"position": {"data": {}}}, ("position.data",)),
-        ({"optimizer": "lion"}, ("optimizer", "adamw")),
     ],
 )
 def test_a_state_that_nobody_could_read_is_not_written(

@@ -49,7 +49,7 @@ def weights_of(params, batch, cfg):
         if cfg.algorithm.value_head:
             value_BL = critic.read_values(params["value"], outputs.hidden_BLD)
             of = cfg.critic.gae_lambda
-            values = critic.value_targets(
+            values = algorithms.value_targets(
                 value_BL, batch, member_BLS, cfg, gae_lambda=of
             )
         known = algorithms.Known(

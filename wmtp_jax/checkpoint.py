@@ -22,18 +22,20 @@ from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, abstract_state
 
+Manager = ocp.CheckpointManager
 
-def open_manager(folder: Path, *, keep: int) -> ocp.CheckpointManager:
+
+def open_manager(folder: Path, *, keep: int) -> Manager:
     """The checkpoints in `folder`, of which the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(folder.resolve(), options=options)
+    return Manager(folder.resolve(), options=options)
 
 
-def open_to_read(folder: Path) -> ocp.CheckpointManager:
+def open_to_read(folder: Path) -> Manager:
     """The checkpoints of another run, which may still train: nothing is touched."""
     options = ocp.CheckpointManagerOptions(
         read_only=True, save_interval_steps=0, create=False
@@ -42,7 +44,7 @@ def open_to_read(folder: Path) -> ocp.CheckpointManager:
     before = speaks.level
     speaks.setLevel(logging.ERROR)
     try:
-        return ocp.CheckpointManager(folder.resolve(), options=options)
+        return Manager(folder.resolve(), options=options)
     finally:
         speaks.setLevel(before)
 
@@ -68,9 +70,7 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
     return {"trunk": jax.device_get(state.params["trunk"]), "heads": {}}
 
 
-def save(
-    manager: ocp.CheckpointManager, step: int, state: TrainState, position: dict
-) -> None:
+def save(manager: Manager, step: int, state: TrainState, position: dict) -> None:
     """Writes one checkpoint; `position` is JSON: data position, best nll, and so on."""
     tree = _to_tree(state)
     position = {**position, "checksum": _checksum(tree)}
@@ -82,7 +82,7 @@ def save(
 
 
 def restore(
-    manager: ocp.CheckpointManager, like: TrainState, step: int | None = None
+    manager: Manager, like: TrainState, step: int | None = None
 ) -> tuple[int, TrainState, dict] | None:
     """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
     folder, steps = Path(manager.directory), manager.all_steps()
@@ -92,7 +92,7 @@ def restore(
     )
 
 
-def drop_after(manager: ocp.CheckpointManager, step: int) -> None:
+def drop_after(manager: Manager, step: int) -> None:
     """Deletes the checkpoints after `step`: a run that goes on there makes them anew.
 
     Orbax neither writes a step that is there nor keeps an older one in its place.
@@ -102,9 +102,7 @@ def drop_after(manager: ocp.CheckpointManager, step: int) -> None:
             manager.delete(later)
 
 
-def _read(
-    manager: ocp.CheckpointManager, step: int, like: TrainState
-) -> tuple[TrainState, dict]:
+def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, dict]:
     # Restoring into the live state's structure, never "as saved": a tuple that comes
     # back as a list is a different optimizer state.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

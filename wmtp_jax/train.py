@@ -4,32 +4,32 @@
 jitted step, the loop, summary. `docs/reading.md` walks through all that it calls.
 """
 
-import logging
 import sys
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
+from optax import GradientTransformation
 
 from shared.config.fields import Config
+from shared.data.batches import Batch, TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
 from shared.run.inputs import count_steps, make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
-from shared.run.open_run import config_in_force, open_run
+from shared.run.open_run import Run, config_in_force, open_run
 from shared.state.checkpoints import Progressed
 from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
-from wmtp_jax.state import abstract_state, make_state
+from wmtp_jax.state import TrainState, abstract_state, make_state
 from wmtp_jax.step import compile_step, make_eval_step, make_train_step
-
-log = logging.getLogger("wmtp")
 
 
 def train(
@@ -55,65 +55,33 @@ def train(
         if run.adopted:
             adopt(run.adopted, run.path, cfg)
         measure_signals(run, mesh)
-        batches_of = partial(make_batches, cfg, run.inputs.splits, run.signals())
-        training, validation = batches_of()
+        training, validation = make_batches(cfg, run.inputs.splits, run.signals())
         num_steps = count_steps(cfg, training)
         tx = make_optimizer(cfg, num_steps)
-
         folder, keep = run.path / "checkpoints", cfg.train.keep_checkpoints
-        manager = checkpoint.open_manager(folder, keep=keep)
-        found = None
-        if run.resumed:
-            found = checkpoint.restore(manager, abstract_state(cfg, tx), run.step)
-        if found is not None:
-            start, state, position = found
-            done = Progressed(**position)
-            training.restore(done.data)
+        with closing(checkpoint.open_manager(folder, keep=keep)) as manager:
+            start, state, done = begin(run, manager, tx, training, validation)
             if (summary := run.finished_already(start, num_steps)) is not None:
-                manager.close()
                 return summary
             checkpoint.drop_after(manager, start)
-            log.info("going on from the checkpoint of step %d", start)
-        else:
-            start, done = 0, Progressed(training.state())
-            state = make_state(cfg, tx)
-            if cfg.algorithm.value_head:
-                trunk, head = state.params["trunk"], state.params["value"]
-                of_stage1, _ = batches_of()
-                head, stage1 = critic.train_value_head(
-                    head, trunk, cfg, of_stage1, validation
-                )
-                done.stage1 = stage1.summary()
-                state = replace(state, params={**state.params, "value": head})
-        state = jax.device_put(state, replicated(mesh))
-
-        eval_step = make_eval_step(cfg, mesh)
-        train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
-        train_step = compile_step(train_step, state, cfg)
-        keep_freed_memory()
-        loop = Loop(
-            run,
-            done,
-            start,
-            num_steps,
-            training,
-            validation,
-            found=found is not None,
-            asynchronous=True,
-            peak_flops=peak_of(mesh, cfg),
-        )
-        with closing(manager), loop:
-            if loop.is_new:
-                loop.evaluated(0, [eval_step(state.params, b) for b in validation])
-                checkpoint.save(manager, 0, state, loop.position())
-            for number, batches in loop:
-                state, metrics = train_step(state, batches)
-                loop.log(number, metrics, batches)
-                if loop.evaluates(number):
-                    results = [eval_step(state.params, b) for b in validation]
-                    loop.evaluated(number, results)
-                if loop.saves(number):
-                    checkpoint.save(manager, number, state, loop.position())
+            state = jax.device_put(state, replicated(mesh))
+            eval_step = make_eval_step(cfg, mesh)
+            train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
+            train_step = compile_step(train_step, state, cfg)
+            keep_freed_memory()
+            data, peak = (training, validation), peak_of(mesh, cfg)
+            with Loop(run, done, start, num_steps, *data, peak_flops=peak) as loop:
+                if loop.is_new:
+                    loop.evaluated(0, [eval_step(state.params, b) for b in validation])
+                    checkpoint.save(manager, 0, state, loop.position())
+                for number, batches in loop:
+                    state, metrics = train_step(state, batches)
+                    loop.log(number, metrics, batches)
+                    if loop.evaluates(number):
+                        results = [eval_step(state.params, b) for b in validation]
+                        loop.evaluated(number, results)
+                    if loop.saves(number):
+                        checkpoint.save(manager, number, state, loop.position())
 
         if cfg.train.export:
             model = {"params": state.params, "cfg": cfg}
@@ -121,6 +89,35 @@ def train(
             replace_folder(run.path / "model", write)
         machine = report.machine(state.params) | {"train_step_traces": len(traces)}
         return run.finish(done, int(state.step), num_steps, machine, loop.ui_command)
+
+
+def begin(
+    run: Run,
+    manager: checkpoint.Manager,
+    tx: GradientTransformation,
+    training: TrainBatches,
+    validation: list[Batch],
+) -> tuple[int, TrainState, Progressed]:
+    """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
+
+    `training` is put where the checkpoint was.
+    """
+    cfg, found = run.cfg, None
+    if run.resumed:
+        found = checkpoint.restore(manager, abstract_state(cfg, tx), run.step)
+    if found is not None:
+        start, state, position = found
+        done = Progressed(**position)
+        training.restore(done.data)
+        return start, state, done
+    state, done = make_state(cfg, tx), Progressed(training.state())
+    if cfg.algorithm.value_head:
+        trunk, head = state.params["trunk"], state.params["value"]
+        of_stage1 = copy(training)
+        head, stage1 = critic.train_value_head(head, trunk, cfg, of_stage1, validation)
+        done.stage1 = stage1.summary()
+        state = replace(state, params={**state.params, "value": head})
+    return 0, state, done
 
 
 def main(argv: list[str] | None = None) -> int:

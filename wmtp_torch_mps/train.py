@@ -4,20 +4,21 @@
 loop, summary. `docs/reading.md` walks through all that it calls.
 """
 
-import logging
 import sys
+from copy import copy
 from functools import partial
 from typing import Any
 
 import torch
 
 from shared.config.fields import Config
+from shared.data.batches import Batch, TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
 from shared.run.inputs import count_steps, make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
-from shared.run.open_run import config_in_force, open_run
+from shared.run.open_run import Run, config_in_force, open_run
 from shared.state.checkpoints import Progressed
 from wmtp_torch_mps import checkpoint, critic, report
 from wmtp_torch_mps.checkpoint import NAME
@@ -25,10 +26,8 @@ from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
 from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
-from wmtp_torch_mps.state import make_state
+from wmtp_torch_mps.state import TrainState, make_state
 from wmtp_torch_mps.step import eval_step, train_step
-
-log = logging.getLogger("wmtp")
 
 
 @memory_told()
@@ -55,42 +54,16 @@ def train(
             adopt(run.adopted, run.path, cfg, device)
         splits = test_device(run.inputs, device)  # before anything is computed on it
         measure_signals(run, device)
-        batches_of = partial(make_batches, cfg, run.inputs.splits, run.signals())
-        training, validation = batches_of()
+        training, validation = make_batches(cfg, run.inputs.splits, run.signals())
         num_steps = count_steps(cfg, training)
-
-        found = None
-        if run.resumed:
-            found = checkpoint.restore(run.path, cfg, device, run.step)
-        if found is not None:
-            start, state, position = found
-            done = Progressed(**position)
-            training.restore(done.data)
-            if (summary := run.finished_already(start, num_steps)) is not None:
-                return summary
-            checkpoint.drop_after(run.path, start)
-            log.info("going on from the checkpoint of step %d", start)
-        else:
-            start, done = 0, Progressed(training.state())
-            state = make_state(cfg, device)
-            if cfg.algorithm.value_head:
-                of_stage1, _ = batches_of()
-                stage1 = critic.train_value_head(state.params, of_stage1, validation)
-                done.stage1 = stage1.summary()
+        start, state, done = begin(run, device, training, validation)
+        if (summary := run.finished_already(start, num_steps)) is not None:
+            return summary
+        checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
-
         keep_freed_memory()
-        loop = Loop(
-            run,
-            done,
-            start,
-            num_steps,
-            training,
-            validation,
-            found=found is not None,
-            asynchronous=False,
-        )
-        with loop:
+        data = (training, validation)
+        with Loop(run, done, start, num_steps, *data, asynchronous=False) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
@@ -108,6 +81,31 @@ def train(
             replace_folder(run.path / "model", write)
         machine = report.machine(state)
         return run.finish(done, state.step, num_steps, machine, loop.ui_command)
+
+
+def begin(
+    run: Run,
+    device: torch.device,
+    training: TrainBatches,
+    validation: list[Batch],
+) -> tuple[int, TrainState, Progressed]:
+    """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
+
+    `training` is put where the checkpoint was.
+    """
+    cfg, found = run.cfg, None
+    if run.resumed:
+        found = checkpoint.restore(run.path, cfg, device, run.step)
+    if found is not None:
+        start, state, position = found
+        done = Progressed(**position)
+        training.restore(done.data)
+        return start, state, done
+    state, done = make_state(cfg, device), Progressed(training.state())
+    if cfg.algorithm.value_head:
+        stage1 = critic.train_value_head(state.params, copy(training), validation)
+        done.stage1 = stage1.summary()
+    return 0, state, done
 
 
 def main(argv: list[str] | None = None) -> int:

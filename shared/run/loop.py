@@ -1,6 +1,6 @@
 """What goes on around the steps of a run: order, progress, metrics, when to save, stop.
 
-    with Loop(run, done, start, num_steps, train, asynchronous=True) as loop:
+    with Loop(run, done, start, num_steps, train, validation, ...) as loop:
         for number, batches in loop:
             state, metrics = step(state, batches)
             loop.log(number, metrics, batches)
@@ -39,7 +39,6 @@ class Loop:
       done: kept up to date.
       start: steps made so far.
       num_steps: of the whole run.
-      found: whether the run goes on from a checkpoint.
       asynchronous: whether a step returns before it is computed.
       peak_flops: of the devices together, a second, if it is known.
 
@@ -58,8 +57,7 @@ class Loop:
         train: TrainBatches,
         validation: list[Batch],
         *,
-        found: bool,
-        asynchronous: bool,
+        asynchronous: bool = True,
         peak_flops: float | None = None,
     ) -> None:
         self.run, self.cfg, self.done = run, run.cfg, done
@@ -67,7 +65,7 @@ class Loop:
         self.train, self.validation = train, validation
         self.asynchronous, self.peak_flops = asynchronous, peak_flops
         # A run killed before its first checkpoint starts again, without any row.
-        resume_step = (start if found else -1) if run.resumed else None
+        resume_step = (-1 if self.is_new else start) if run.resumed else None
         self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)
         self.progress = Progress(num_steps, run.cfg.algo, start=start)
         self.told = self.stopping = False

@@ -111,12 +111,14 @@ class Run:
         return summary
 
     def finished_already(self, start: int, num_steps: int) -> dict | None:
-        """The summary of a run whose checkpoint is its end; None if it can go on."""
+        """The summary of a run whose checkpoint is its end; None if it goes on."""
         file = self.path / "summary.json"
-        if start < num_steps or not file.exists():
-            return None
-        log.info("the run is finished: nothing to go on with in %s", self.path)
-        return json.loads(file.read_text())
+        if start >= num_steps and file.exists():
+            log.info("the run is finished: nothing to go on with in %s", self.path)
+            return json.loads(file.read_text())
+        if self.resumed and start:
+            log.info("going on from the checkpoint of step %d", start)
+        return None
 
 
 def config_in_force(

@@ -54,7 +54,6 @@ def run(tmp_path, *, asynchronous, eval_every=100):
         STEPS,
         Train(events),
         [small_batch()],
-        found=False,
         asynchronous=asynchronous,
     )
     with loop:

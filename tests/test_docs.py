@@ -158,7 +158,8 @@ def other_options() -> set[str]:
     found = set(FOREIGN)
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
-            found |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', path.read_text()))
+            option = r'\badd(?:_argument)?\(\s*"(--[\w-]+)"'
+            found |= set(re.findall(option, path.read_text()))
     return found
 
 

@@ -78,7 +78,7 @@ def _accumulate(
 ) -> tuple[Sums, Extremes, dict[str, Tensor]]:
     """Sums of all micro-batches, gradients in `grad`, the value loss's by name.
 
-    Where memory runs out, all is done again in micro-batches of half as many rows.
+    Where memory runs out, all is done again in smaller micro-batches.
 
     Raises:
       MemoryError: if one row is too much.

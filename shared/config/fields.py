@@ -156,7 +156,7 @@ class OptimizerConfig(Checked):
     """One optimizer and one schedule; new heads and the value head scale the rate."""
 
     name: Literal["adamw", "lion", "sgd"] = "adamw"
-    """update rule, from optax"""
+    """update rule"""
     lr: Annotated[float, "> 0"] = 5e-5
     """peak learning rate of the trunk, > 0"""
     head_lr_scale: Annotated[float, ">= 0"] = 1.0
@@ -262,7 +262,7 @@ class Config(Checked):
     tags: str = ""
     """labels of the run, separated by commas"""
     verbose: bool = False
-    """full tracebacks, and every step in the log"""
+    """full tracebacks"""
     model: ModelConfig = field(default_factory=ModelConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -2,7 +2,7 @@
 
     training_state.json         step, config, position in the data, digests of all files
     training_state.safetensors  the optimizer's moments by parameter name
-    signals/                    what frozen models say of the data (kept_signals.py)
+    signals/                    what frozen models say of the data (signals/kept.py)
 
 A moment is a tree like the parameters. It has their names and layout in
 `model.safetensors`, `mtp_heads.safetensors` and `value_head.safetensors`, after its own

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from shared.signals import cache as signal_files
-from shared.signals import kept
+from shared.signals import cache, kept
 from shared.signals.kept import Signals, copy_signals
 from tests.states import LENGTHS, assert_same_signals, random_signals, splits_of
 from tests.trees import refuses
@@ -56,7 +55,7 @@ def test_files_made_before_columns_had_names_are_read(tmp_path):
     for name, lengths in LENGTHS.items():
         flat = np.concatenate(right.columns["reward"][name])
         offsets = np.arange(len(lengths) + 1)
-        digest = signal_files._content_digest(flat, offsets)
+        digest = cache._content_digest(flat, offsets)
         safetensors.numpy.save_file(
             {"ref_nll": flat, "offsets": offsets},
             folder / f"reward-{name}.safetensors",
@@ -115,7 +114,7 @@ def test_numbers_that_are_not_finite(tmp_path):
     # A foreign file may hold them under a right digest.
     keep_signals(tmp_path / "signals", random_signals({"train": [2]}), {"train": [2]})
     flat, offsets = bad[0], np.array([0, 2])
-    digest = signal_files._content_digest(flat, offsets)
+    digest = cache._content_digest(flat, offsets)
     safetensors.numpy.save_file(
         {"ref_nll": flat, "offsets": offsets},
         tmp_path / "signals" / "ref_nll-train.safetensors",
@@ -151,7 +150,7 @@ def test_what_is_not_read_back_equal_is_not_kept(tmp_path, monkeypatch):
     def write_wrong(path, content):
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 64]))
 
-    monkeypatch.setattr(signal_files, "write_whole", write_wrong)
+    monkeypatch.setattr(cache, "write_whole", write_wrong)
     refuses(lambda: keep_signals(tmp_path / "signals", random_signals()), "digest")
     assert not list(tmp_path.iterdir())
 

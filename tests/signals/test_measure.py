@@ -262,7 +262,7 @@ KILLED = """
 import signal, sys, time
 from shared.signals import passes
 from tests.signal_passes import Model
-from tests.cache.test_measure import SPLIT
+from tests.signals.test_measure import SPLIT
 
 # A test run that is itself in the background has children that ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from shared.config.fields import Config
-from shared.data.batches import Batch, Columns, TrainBatches
+from shared.data.batches import Batch, TrainBatches
 from shared.data.documents import Split, load_splits
 from shared.run.command_line import parse
 from shared.run.freed_memory import use_one_heap
@@ -105,11 +105,12 @@ def rows_of(cfg: Config, split: Split, steps: int, layout: str) -> list[Batch]:
     Signals are drawn at random: what they say plays no part in what a step costs.
     """
     rng = np.random.default_rng(0)
-    ref_nll = tuple(rng.gamma(8, 1.2, len(d.tokens)) for d in split.documents)
-    columns = Columns(
-        ref_nll=tuple(x.astype(np.float32) for x in ref_nll),
-        reward=rng.normal(size=len(split.documents)).astype(np.float32),
-    )
+    documents = split.documents
+    drawn = {
+        "ref_nll": [rng.gamma(8, 1.2, len(d.tokens)) * d.target for d in documents],
+        "reward": rng.normal(size=(len(documents), 1)),
+    }
+    columns = {name: drawn[name] for name in cfg.algorithm.signals}
     batches = TrainBatches(
         split,
         columns,

@@ -18,7 +18,15 @@ from tests import compiled, trained
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Two threads of torch on models as small as these only wait for each other, and use
+# ten times the processor for it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs run once or twice: the old emitter of loops compiles three times as fast.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 HAS_JAX = find_spec("jax") is not None  # not where the torch trainer is alone
 PEAKS: dict[str, dict[str, float]] = {}  # of memory, by process
@@ -76,24 +84,20 @@ def show_differences(terminalreporter):
         terminalreporter.write_line(f"{name}: {shown}")
 
 
-@pytest.fixture(scope="session")
-def free_programs():
-    """JAX at work in this process; a function that frees what it has compiled.
+@pytest.fixture(scope="session", autouse=True)
+def jax_flags():
+    """Implicit rank promotion in our code is an error."""
+    if HAS_JAX:
+        import jax
 
-    Implicit rank promotion in our code is an error.
-    """
-    if not HAS_JAX:
-        return lambda: None
-    import jax
-
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    return compiled.freeing()
+        jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True)
-def programs_are_freed(free_programs):
+def programs_are_freed():
     yield
-    free_programs()
+    if "jax" in sys.modules:
+        compiled.free_programs()
 
 
 @pytest.fixture(autouse=True)

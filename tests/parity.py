@@ -50,9 +50,8 @@ def jax_forward(
             )
         return found | {"nll_BLK": nll_BLK, "mask_BLK": mask_BLK}
 
-    # Not jitted: so many programs would take minutes to compile.
-    with jax.enable_x64(dtype == "float64"), jax.disable_jit():
-        found = run(*jax_arguments(cfg, layout))
+    with jax.enable_x64(dtype == "float64"):
+        found = jax.jit(run)(*jax_arguments(cfg, layout))
         unembeddings = jax_heads.unembeddings(jax_arguments(cfg, layout)[0])
         return jax.device_get(found | {"unembeddings": unembeddings})
 
@@ -75,14 +74,15 @@ def in_jax(cfg: Config, layout: str) -> dict:
         gradient = jax_step.divide(grad_L, grad_V, sums, cfg)
         return {"gradient": gradient, "loss": sums.loss_sum / sums.weight}
 
-    with jax.enable_x64(dtype == "float64"), jax.disable_jit():
+    with jax.enable_x64(dtype == "float64"):
         params, batch = jax_arguments(cfg, layout)
         nll_BLK, mask_BLK = (jnp.asarray(forward[n]) for n in ("nll_BLK", "mask_BLK"))
         value_BL = jnp.asarray(forward["value_BL"]) if value else None
+        # Not jitted: their operations are the same in all cases, and compiled once.
         known = known_of(nll_BLK[:, :, 0], value_BL, batch, cfg)
         score_BL = algorithms.score_tokens(known, cfg)
         w_BLK = algorithms.weigh(score_BL, mask_BLK, known, cfg)
-        found = run(params, batch) | {"score_BL": score_BL, "w_BLK": w_BLK}
+        found = jax.jit(run)(params, batch) | {"score_BL": score_BL, "w_BLK": w_BLK}
         return forward | jax.device_get(found)
 
 

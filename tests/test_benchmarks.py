@@ -23,6 +23,18 @@ SMALL = ["--shape", "tiny", "--batch", "2", "--length", "32", "--rounds", "1"]
 
 
 @pytest.fixture(autouse=True)
+def narrow_shapes(monkeypatch):
+    """As many tokens as ever, and as little of all else as can be."""
+    tiny = ["--model", "smoke", "--model.num-layers", "1", "--model.width", "16"]
+    narrow = ["--model.width", "32", "--model.num-attention-heads", "2"]
+    shapes = workload.SHAPES | {
+        "tiny": [*tiny, "--model.max-positions", "512"],
+        "distilgpt2": [*workload.SHAPES["distilgpt2"], *narrow],
+    }
+    monkeypatch.setattr(workload, "SHAPES", shapes)
+
+
+@pytest.fixture(autouse=True)
 def memory_as_it_was(monkeypatch):
     """A benchmark changes how its own process allocates; not this one."""
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")

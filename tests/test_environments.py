@@ -4,6 +4,7 @@ The normal run hides the library from a trainer. The slow one makes environments
 their own: pip installs what `pyproject.toml` asks for, as `constraints.txt` says.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -21,17 +22,18 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "orbax", "wmtp_jax"
 TRAINER = "wmtp_torch_mps"
 TORCH = ("torch", "torchgen", TRAINER)
 RUN = (
-    "--algo critic --model smoke --train.max-steps 2 --critic.stage1-epochs 1 "
+    "--algo critic --model smoke --model.num-layers 1 --model.width 16 "
+    "--data.max-length 32 --train.max-steps 2 --critic.stage1-epochs 1 "
     "--reference.epochs 1 --tracking jsonl --run-name one --device cpu"
 ).split()
 
 
-# Then come the libraries, a main module, and its arguments.
+# Then come the libraries, and command lines in JSON: main module and arguments.
 HIDING = """
-import runpy, sys
+import json, runpy, sys
 from importlib.machinery import PathFinder
 
-hidden, module = sys.argv[1].split(","), sys.argv[2]
+hidden, lines = sys.argv[1].split(","), json.loads(sys.argv[2])
 
 class Without(PathFinder):
     @classmethod
@@ -43,10 +45,16 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 try:
     __import__(hidden[0])
 except ModuleNotFoundError:
-    sys.argv = sys.argv[2:]
-    runpy.run_module(module, run_name="__main__")
+    pass
 else:
     sys.exit(f"{hidden[0]} is not hidden")
+for line in lines:
+    sys.argv = line
+    try:
+        runpy.run_module(line[0], run_name="__main__")
+    except SystemExit as done:
+        if done.code:
+            raise
 """
 
 
@@ -57,16 +65,18 @@ def test_a_trainer_trains_and_exports_while_the_others_library_is_hidden(
     if find_spec("jax" if module == "wmtp_jax" else "torch") is None:
         pytest.skip(f"nothing here to run {module} with")
 
-    def call(*arguments: str) -> None:
-        command = [sys.executable, "-c", HIDING, ",".join(hidden), *arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-
-    call(f"{module}.train", *RUN, "--output-dir", str(tmp_path))
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    train = [f"{module}.train", *RUN, "--output-dir", str(tmp_path)]
+    lines = json.dumps([train, [f"{module}.export", one, "--to", two]])
+    done = subprocess.run(
+        [sys.executable, "-c", HIDING, ",".join(hidden), lines],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "one" / "summary.json").is_file()
-    call(f"{module}.export", str(tmp_path / "one"), "--to", str(tmp_path / "two"))
     assert (tmp_path / "two" / "training_state.json").is_file()
 
 

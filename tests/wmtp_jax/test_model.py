@@ -1,6 +1,7 @@
 """The decoder: packing, heads, the start of training."""
 
 from dataclasses import replace
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,11 @@ CFG = ModelConfig(
 HEAD_TYPES = ("linear", "residual", "block")
 
 
+@cache
 def start(head_type="linear", count=3, cfg=CFG):
     config = HeadsConfig(count=count, type=head_type)
-    return heads.init_params(jax.random.key(0), cfg, config), config
+    init = jax.jit(heads.init_params, static_argnums=(1, 2))
+    return init(jax.random.key(0), cfg, config), config
 
 
 def run(params, tokens_BL, document_BL, cfg=CFG, **options):
@@ -28,21 +31,23 @@ def run(params, tokens_BL, document_BL, cfg=CFG, **options):
         for number in set(numbers.tolist()) - {0}:
             where = np.flatnonzero(numbers == number)
             positions_BL[row, where] = np.arange(len(where))
-    return model.forward(
+    forward = jax.jit(partial(model.forward, cfg=cfg))
+    return forward(
         params["trunk"],
         jnp.asarray(tokens_BL),
         jnp.asarray(positions_BL),
         jnp.asarray(document_BL),
-        cfg,
         **options,
     )
 
 
+@partial(jax.jit, static_argnums=(2, 3))
 def head_states(params, outputs, config, cfg=CFG):
     whole = Config(model=cfg, heads=config, data=DataConfig(max_length=32))
     return heads.head_states(params, outputs, whole)
 
 
+@partial(jax.jit, static_argnums=(1, 4))
 def all_nll(params, config, outputs, targets_BLK, cfg=CFG):
     states_KBLD = head_states(params, outputs, config, cfg)
     everywhere_BLK = jnp.ones(targets_BLK.shape, bool)
@@ -118,7 +123,9 @@ def test_every_head_gets_a_gradient_and_scales_the_trunks(head_type):
     tokens_BL = random_tokens(2, 8)
     targets_BLK = random_tokens(2, 8, 3, seed=1)
 
-    def far_loss(params, scale, k):
+    @partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def gradient(params, scale, k):
         cfg = replace(config, trunk_gradient_scale=scale)
         outputs = run(params, tokens_BL, np.ones((2, 8)))
         factor_BLK = jnp.zeros(targets_BLK.shape).at[:, :, k].set(1.0)
@@ -129,7 +136,7 @@ def test_every_head_gets_a_gradient_and_scales_the_trunks(head_type):
         )[0]
 
     def norms(scale, k):
-        grad = jax.grad(far_loss)(params, scale, k)
+        grad = gradient(params, scale, k)
         return {
             name: float(sum(jnp.sum(g**2) for g in jax.tree.leaves(part)))
             for name, part in grad.items()

@@ -106,11 +106,10 @@ def rows_of(cfg: Config, split: Split, steps: int, layout: str) -> list[Batch]:
     """
     rng = np.random.default_rng(0)
     documents = split.documents
-    drawn = {
+    columns = {
         "ref_nll": [rng.gamma(8, 1.2, len(d.tokens)) * d.target for d in documents],
         "reward": rng.normal(size=(len(documents), 1)),
     }
-    columns = {name: drawn[name] for name in cfg.algorithm.signals}
     batches = TrainBatches(
         split,
         columns,
@@ -140,7 +139,7 @@ def dense_batch(cfg: Config, seed: int = 0) -> Batch:
         document_BL=np.ones(shape, np.int32),
         positions_BL=columns.copy(),
         target_BL=target_BL,
-        signals={name: signals[name] for name in cfg.algorithm.signals},
+        signals=signals,
         noise_BL=rng.normal(size=shape).astype(np.float32),
         permutation_BL=columns.copy(),
         num_documents=1,

@@ -96,7 +96,7 @@ def excess_loss(known: Known, cfg: Any) -> Array:
     )
 
 
-def surprise_of_values(known: Known, cfg: Any) -> Array:
+def td_or_advantage(known: Known, cfg: Any) -> Array:
     """TD error or advantage, z-scored in each document: `weighting.z_score`."""
     assert known.values is not None
     errors = cfg.critic.score == "td_error"
@@ -132,7 +132,7 @@ ALGORITHMS = {
         doc="targets weigh more that turn out better than a value head expected",
         formula="z-score of reward(j) + discount * value(j) - value(j-1)",
         rule="soft",
-        score=surprise_of_values,
+        score=td_or_advantage,
         signals=("reward",),
         value_head=True,
     ),

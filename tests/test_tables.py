@@ -15,7 +15,7 @@ from shared.algorithms import ALGORITHMS
 from shared.config.fields import Config
 from shared.config.layers import leaves
 from shared.head_types import HEAD_TYPES
-from shared.huggingface.names import causal_pieces
+from shared.huggingface.names import pieces_of
 from shared.signals.columns import COLUMNS, needed
 from tests.test_layering import ROOT
 
@@ -95,7 +95,7 @@ def test_a_head_type_has_the_tensors_of_its_row():
     cfg = Config()
     for name, row in HEAD_TYPES.items():
         heads = type(cfg.heads)(count=2, type=name)
-        pieces = causal_pieces(cfg.model, heads, value=False, prefix="")
+        pieces = pieces_of(cfg.model, heads, (), prefix="")
         names = {x.name for x in pieces if x.name.startswith("mtp_heads.1.")}
         assert {f"mtp_heads.1.{tensor.name}" for tensor in row.tensors} <= names
         assert bool(names) and (row.copies_block == any("block." in x for x in names))

@@ -127,16 +127,16 @@ def train_value_head(
     )
     step = make_stage1_step(cfg, tx)
     read = jax.jit(
-        lambda head, batch: fixed_returns(
+        lambda head, trunk, batch: fixed_returns(
             head, _frozen_hidden(trunk, batch, cfg), batch, cfg
         )
     )
     best, opt_state, stage1 = head, tx.init(head), Stage1(cfg.critic)
-    stage1.measured([read(head, batch) for batch in validation], validation)
+    stage1.measured([read(head, trunk, batch) for batch in validation], validation)
     for epoch in stage1:
         for batches in islice(train, train.steps_per_epoch(epoch - 1)):
             head, opt_state, loss = step(head, opt_state, trunk, batches)
-        values = [read(head, batch) for batch in validation]
+        values = [read(head, trunk, batch) for batch in validation]
         if stage1.measured(values, validation, loss):
             best = head
     return best, stage1

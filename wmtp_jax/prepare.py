@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jax
 
+from shared.algorithms import ALGORITHMS, PLAIN
 from shared.config.fields import Config
 from shared.config.layers import build
 from shared.head_types import HEAD_TYPES
@@ -86,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     starts = {"dest": "heads.linear_start", "choices": ("random", "unembedding")}
     add("--linear-start", **starts)
     add("--random-init", action="store_true", default=False, help="new weights")
-    value = {"dest": "algo", "action": "store_const", "const": "critic"}
-    add("--value-head", **value, help="a new one too, for --algo critic")
+    critic = next(name for name, row in ALGORITHMS.items() if row.value_head)
+    value = {"dest": "algo", "action": "store_const", "const": critic}
+    add("--value-head", **value, help=f"a new one too, for --algo {critic}")
     add("--kind", choices=("causal", "reward"), default="causal")
     add("--seed", type=int)
     add("--out", type=Path, required=True, help="folder to write; must be new")
@@ -102,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         layer = model_layer(given["model.name"], given.get("model.revision", ""))
         # Nothing is trained here, so no row has to fit the model.
         layer |= {"data.max_length": max(2, given["heads.count"] + 1)}
-        layer |= {"heads.fresh": True, "algo": "baseline"}
+        layer |= {"heads.fresh": True, "algo": PLAIN}
         cfg = prepare(build(layer | given), **asked)
         is_reward, model = asked["kind"] == "reward", cfg.model
         heads = "a reward model" if is_reward else f"K = {cfg.heads.count}"

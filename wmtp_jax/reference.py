@@ -36,9 +36,9 @@ def measure_signals(run: Run, mesh: Mesh) -> None:
     """Makes every pass that no cache holds; a model is read once for all of its own."""
     for frozen, passes in run.missing():
         params = load_frozen(frozen, run, mesh)
+        made = {n: make(params, frozen.cfg, mesh) for n, make in ANSWERS.items()}
         for wanted in passes:
-            make = ANSWERS[COLUMNS[wanted.name].answer]
-            answer = make(params, frozen.cfg, mesh)
+            answer = made[COLUMNS[wanted.name].answer]
             for batch in wanted:
                 wanted.keep(answer(batch))
 

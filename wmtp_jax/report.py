@@ -8,7 +8,7 @@ import jax
 from shared.config.fields import Config
 from shared.run import report
 from shared.run.inputs import count_steps, make_batches
-from shared.run.open_run import look
+from shared.run.open_run import config_in_force, look
 from wmtp_jax.export import NAME
 from wmtp_jax.init_params import init_params
 from wmtp_jax.model import Params
@@ -30,8 +30,10 @@ def count_parameters(params: dict[str, Any]) -> dict[str, int]:
 
 def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
     """Prints config, parameters, batch shapes and memory of a run; writes nothing."""
-    inputs = look(cfg, resume, overrides, NAME)
-    cfg, mesh = inputs.cfg, find_mesh(inputs.cfg)
+    cfg = config_in_force(cfg, resume, overrides, NAME)
+    mesh = find_mesh(cfg)
+    inputs = look(cfg, resume, NAME)
+    cfg = inputs.cfg
     shapes = jax.eval_shape(lambda: init_params(cfg))
     train, validation = make_batches(cfg, inputs.splits, None)
     num_steps = count_steps(cfg, train)

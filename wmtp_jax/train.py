@@ -67,13 +67,13 @@ def train(
             state = jax.device_put(state, replicated(mesh))
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
-            train_step = compile_step(train_step, state, cfg)
-            keep_freed_memory()
             data, peak = (training, validation), peak_of(mesh, cfg)
             with Loop(run, done, start, num_steps, *data, peak_flops=peak) as loop:
                 if loop.is_new:
                     loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                     checkpoint.save(manager, 0, state, loop.position())
+                train_step = compile_step(train_step, state, cfg)
+                keep_freed_memory()
                 for number, batches in loop:
                     state, metrics = train_step(state, batches)
                     loop.log(number, metrics, batches)

@@ -36,8 +36,9 @@ def measure_signals(run: Run, device: torch.device) -> None:
     """Makes every pass that no cache holds; a model is read once for all of its own."""
     for frozen, passes in run.missing():
         model = load_frozen(frozen, run, device)
+        made = {name: make(model) for name, make in ANSWERS.items()}
         for wanted in passes:
-            answer = ANSWERS[COLUMNS[wanted.name].answer](model)
+            answer = made[COLUMNS[wanted.name].answer]
             for batch in wanted:
                 wanted.keep(answer(batch))
 

@@ -9,7 +9,7 @@ import torch
 from shared.config.fields import Config
 from shared.run import report
 from shared.run.inputs import count_steps, make_batches
-from shared.run.open_run import look
+from shared.run.open_run import config_in_force, look
 from shared.state.header import moment_names
 from wmtp_torch_mps.checkpoint import NAME
 from wmtp_torch_mps.device import find_device, peak_memory
@@ -34,8 +34,10 @@ def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
 
     The model is made without memory (device `meta`).
     """
-    inputs = look(cfg, resume, overrides, NAME)
-    cfg, device = inputs.cfg, find_device(inputs.cfg)
+    cfg = config_in_force(cfg, resume, overrides, NAME)
+    device = find_device(cfg)
+    inputs = look(cfg, resume, NAME)
+    cfg = inputs.cfg
     with torch.device("meta"):
         model = WMTP(cfg)
     counts = count_parameters(model)

@@ -61,12 +61,12 @@ def train(
             return summary
         checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
-        keep_freed_memory()
         data = (training, validation)
         with Loop(run, done, start, num_steps, *data, asynchronous=False) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
+            keep_freed_memory()
             for number, batches in loop:
                 state, metrics = train_step(state, batches, num_steps)
                 loop.log(number, metrics, batches)

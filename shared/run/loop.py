@@ -18,6 +18,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +37,9 @@ class Loop:
     """Iterates over `(number, batches)` of the steps that are left.
 
     Args:
+      run: whose folder, config and metrics they are.
       done: kept up to date.
+      train, validation: batches of the steps, and of every evaluation.
       start: steps made so far.
       num_steps: of the whole run.
       asynchronous: whether a step returns before it is computed.
@@ -68,36 +71,38 @@ class Loop:
         resume_step = (-1 if self.is_new else start) if run.resumed else None
         self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)
         self.progress = Progress(num_steps, run.cfg.algo, start=start)
-        self.told = self.stopping = False
+        self._told = self.stopping = False  # by a signal; after the step under way
+        if run.resumed and not self.is_new:
+            log.info("going on from the checkpoint of step %d", start)
         self._pending: tuple[int, dict[str, Any], Batch] | None = None
         self._read: dict[str, float] | None = None
         self._clock = time.perf_counter()
 
     def __enter__(self) -> "Loop":
-        self._before = {s: signal.signal(s, self._ask) for s in _SIGNALS}
-        self.progress.__enter__()
+        with ExitStack() as opened:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                opened.callback(signal.signal, number, signal.signal(number, self._ask))
+            opened.enter_context(self.progress)
+            self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self.progress.__exit__(kind, error, traceback)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if kind is not None:
-            self.tracker.close("FAILED")
-            return
-        self.tracker.close("KILLED" if self.stopping else "FINISHED")
-        if self.stopping:
-            step = self._pending_step
-            log.warning("stopped at step %d; go on: --resume %s", step, self.run.path)
+    def __exit__(self, *raised: Any) -> None:
+        ended = "KILLED" if self.stopping else "FINISHED"
+        with ExitStack() as after:
+            after.callback(self.tracker.close, "FAILED" if raised[0] else ended)
+            self._opened.__exit__(*raised)
+        if self.stopping and raised[0] is None:
+            last, path = self._last_step, self.run.path
+            log.warning("stopped at step %d; go on: --resume %s", last, path)
             raise KeyboardInterrupt
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         self._clock = time.perf_counter()
-        self._pending_step = self.start
+        self._last_step = self.start
         for number in range(self.start + 1, self.num_steps + 1):
             if self.stopping or self._is_enough:
                 break
-            self._pending_step = number
+            self._last_step = number
             yield number, next(self.train)
 
     @property
@@ -117,7 +122,7 @@ class Loop:
         self._pending = (number, metrics, batches)
         if not self.asynchronous:
             self._wait()
-        self.stopping = self.told  # read once: it may be set at any moment
+        self.stopping = self._told  # read once: it may be set at any moment
         if self.evaluates(number) or self.saves(number):
             self._wait()
 
@@ -187,9 +192,6 @@ class Loop:
 
     def _ask(self, number: int, frame: Any) -> None:
         """The first Ctrl-C or SIGTERM asks the loop to end; a second one ends it."""
-        if self.told:
+        if self._told:
             raise KeyboardInterrupt
-        self.told = True
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+        self._told = True

@@ -27,10 +27,10 @@ from shared.signals.kept import Signals, keep_signals, read_signals
 from shared.signals.measure import collect, passes_of
 from shared.signals.passes import FrozenModel, Pass
 from shared.state import run_folder
-from shared.state.checkpoints import Progressed
+from shared.state.checkpoints import Progressed, steps_in
 from shared.state.header import read_header
 from shared.state.model_source import keep_tokenizer
-from shared.state.portable_state import check_state, is_state
+from shared.state.portable_state import check_state, is_state, read_state
 from shared.tracking import console
 
 log = logging.getLogger("wmtp")
@@ -116,8 +116,6 @@ class Run:
         if start >= num_steps and file.exists():
             log.info("the run is finished: nothing to go on with in %s", self.path)
             return json.loads(file.read_text())
-        if self.resumed and start:
-            log.info("going on from the checkpoint of step %d", start)
         return None
 
 
@@ -188,7 +186,7 @@ def open_run(
         run.find_signals(computed_by)
         yield run
     except BaseException:
-        if run.adopted and not any((run.path / "checkpoints").glob("*")):
+        if run.adopted and not steps_in(run.path / "checkpoints"):
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     finally:
@@ -196,24 +194,24 @@ def open_run(
         held.release()
 
 
-def look(cfg: Config, resume: str, overrides: dict[str, Any], backend: str) -> Inputs:
+def look(cfg: Config, resume: str, backend: str) -> Inputs:
     """What `--dry-run` looks at: the inputs of a run that is not made.
 
-    Args: as of `config_in_force`.
+    Args: as of `open_run`.
     """
-    exported = resume and _is_export(Path(resume), backend)
-    cfg = config_in_force(cfg, resume, overrides, backend)
-    if exported:
+    if resume and _is_export(Path(resume), backend):
+        read_state(Path(resume))
         with tempfile.TemporaryDirectory() as folder:
-            cfg = replace(cfg, output_dir=folder)
-            return _adopt(cfg, Path(resume), backend).inputs
+            there = replace(cfg, output_dir=folder)
+            inputs = _adopt(there, Path(resume), backend).inputs
+        return replace(inputs, cfg=replace(inputs.cfg, output_dir=cfg.output_dir))
     path = Path(cfg.output_dir) / cfg.run_name if resume else None
     return read_inputs(cfg, backend, path)
 
 
 def _find(cfg: Config, resume: str, backend: str) -> Run:
     """The run that goes on, its inputs held against those that it was started with."""
-    path, step = run_folder.find(resume, cfg.output_dir)
+    path, step = Path(cfg.output_dir) / cfg.run_name, run_folder.named_step(resume)
     inputs = read_inputs(cfg, backend, path)
     if run_folder.recorded_inputs(path):  # said before anything is written
         run_folder.check_inputs(path, inputs.digests)

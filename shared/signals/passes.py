@@ -20,6 +20,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,11 @@ class Pass:
     def title(self) -> str:
         return f"{self.name} of {self.split.name}"
 
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The pieces in which it is measured and saved."""
+        return cut(self.split, self.cfg, self.key)
+
     def read(self) -> None:
         """Takes what is in the cache, or in parts of it that a pass has left there.
 
@@ -121,8 +127,7 @@ class Pass:
             log.info("%s: read from the cache", self.title)
             shutil.rmtree(self._beside, ignore_errors=True)
             return
-        parts = cut(self.split, self.cfg, self.key)
-        for part in parts:
+        for part in self.parts:
             lengths = self._lengths(part.split)
             found = cache.load(self._beside, part.key, self.name, lengths)
             if found is not None:
@@ -134,8 +139,8 @@ class Pass:
                 self._count(),
                 len(self.split.documents),
             )
-        if len(self._parts) == len(parts):
-            self._join(parts)
+        if len(self._parts) == len(self.parts):
+            self._join()
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are left, to be answered in turn by `keep`.
@@ -143,7 +148,7 @@ class Pass:
         Raises:
           ValueError: if a number is not finite, or the cache cannot be written.
         """
-        parts = cut(self.split, self.cfg, self.key)
+        parts = self.parts
         total = sum(part.num_batches for part in parts)
         done = sum(part.num_batches for part in parts if part.key in self._parts)
         every = max(20, total // 50)
@@ -159,7 +164,7 @@ class Pass:
                     if len(parts) > 1:
                         self._save_part(part.key, measured)
                     self._parts[part.key] = measured
-        except GeneratorExit:  # whoever answers has been stopped
+        except (GeneratorExit, KeyboardInterrupt):  # in the trainer, or waiting here
             if self._parts:
                 log.warning(
                     "%s: stopped; what is measured of %d documents is kept, and the "
@@ -168,7 +173,7 @@ class Pass:
                     self._count(),
                 )
             raise
-        self._join(parts)
+        self._join()
 
     def keep(self, answer: Any) -> None:
         """Takes a number for each position `[B, L]`; it may still be being computed."""
@@ -186,8 +191,8 @@ class Pass:
         pairs = zip(found, part.split.documents, strict=True)
         return tuple(self.of_document(x_T, d, self.model) for x_T, d in pairs)
 
-    def _join(self, parts: list[Part]) -> None:
-        values = tuple(x for part in parts for x in self._parts[part.key])
+    def _join(self) -> None:
+        values = tuple(x for part in self.parts for x in self._parts[part.key])
         cache.save(self._folder, self.key, self.name, values)
         shutil.rmtree(self._beside, ignore_errors=True)
         self.values = values

@@ -52,9 +52,10 @@ def identify(folder: Path, step: int | None = None) -> str:
     wanted = require_step(folder, steps_in(folder), step)
     files = [folder / str(wanted) / name for name in RECORDS]
     try:
-        content = next(file.read_bytes() for file in files if file.is_file())
+        record = next((file for file in files if file.is_file()), files[-1])
+        content = record.read_bytes()
         json.loads(content)
-    except (OSError, ValueError, StopIteration) as error:
+    except (OSError, ValueError) as error:
         reason = first_line(error)
         raise ValueError(
             f"the checkpoint of step {wanted} in {folder} must be whole, got: "

@@ -70,15 +70,21 @@ def find(
       ValueError: if there is no such run.
     """
     for path in (Path(resume), Path(output_dir) / resume):
-        step = None
-        if path.name.isdigit() and path.parent.name == "checkpoints":
-            path, step = path.parent.parent, int(path.name)
+        if (step := named_step(path)) is not None:
+            path = path.parent.parent
         if (path / "config.yaml").is_file():
             return path, step
     raise ValueError(
         f"{option} must name a run folder (with config.yaml), a run in output_dir, or "
         f"a checkpoint RUN/checkpoints/STEP, got {resume!r}"
     )
+
+
+def named_step(resume: str | Path) -> int | None:
+    """The step of `RUN/checkpoints/STEP`; None where a whole run is named."""
+    path = Path(resume)
+    named = path.name.isdigit() and path.parent.name == "checkpoints"
+    return int(path.name) if named else None
 
 
 def resumed_config(path: Path, overrides: dict[str, Any]) -> Config:

@@ -12,7 +12,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from shared.signals import cache, passes
-from tests.signal_passes import KEY, L, Model, assert_right, config_of, split_of
+from tests.signal_passes import (
+    KEY,
+    L,
+    Model,
+    assert_right,
+    config_of,
+    plain_answer,
+    split_of,
+)
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -164,6 +172,27 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, lines, stop):
     cached = Model()
     cached.run(tmp_path, SPLIT)
     assert not cached.loads and "read from the cache" in lines.text
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_stop_while_an_answer_is_waited_for_is_told_too(tmp_path, lines):
+    """Where a device computes later, the host waits for it within the pass."""
+    model, read, stop = Model(), [], sum(parts_of(tmp_path)[:2]) + 1
+
+    class Late:
+        def __init__(self, answer_BL):
+            self.answer_BL = answer_BL
+
+        def __array__(self, dtype=None, copy=None):
+            read.append(self)
+            if len(read) == stop:
+                raise KeyboardInterrupt
+            return self.answer_BL
+
+    model.answer = lambda batch: Late(plain_answer(batch))
+    with pytest.raises(KeyboardInterrupt):
+        model.run(tmp_path, SPLIT)
+    assert "is kept, and the same command goes on" in lines.text
 
 
 @pytest.mark.usefixtures("small_parts")

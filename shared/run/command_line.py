@@ -102,7 +102,7 @@ def _given(argv: list[str]) -> tuple[dict[str, Any], bool]:
     negated = {_spelled(path, "no-"): f"{_spelled(path)}=false" for path in flags}
     words, unknown = tyro.cli(
         _words_by_field(),
-        args=[negated.get(token.replace("_", "-"), token) for token in argv],
+        args=[negated.get(x.replace("_", "-"), x) for x in _joined(argv)],
         return_unknown_args=True,
         console_outputs=False,
         add_help=False,
@@ -114,6 +114,19 @@ def _given(argv: list[str]) -> tuple[dict[str, Any], bool]:
     # A word after `=` is a string of a class of tyro's own.
     given = {path: _value(path, list(map(str, of))) for path, of in words.items()}
     return given, len(wrong) < len(unknown)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """A value that begins with one hyphen goes with its option, as if after `=`."""
+    joined: list[str] = []
+    for token in argv:
+        before = joined[-1] if joined else ""
+        alone = before.startswith("--") and "=" not in before
+        if alone and re.match(r"-[^-\d.]", token) and token not in HELP:
+            joined[-1] += f"={token}"
+        else:
+            joined.append(token)
+    return joined
 
 
 def _unknown(name: str, names: list[str]) -> ValueError:

@@ -276,3 +276,8 @@ def test_import_is_light():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_value_may_begin_with_one_hyphen():
+    assert run("--tags", "-x", "--run-name", "a").config.tags == "-x"
+    assert run("--data.check-against", "-a", "--seed", "3").config.seed == 3

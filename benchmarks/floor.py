@@ -13,7 +13,7 @@ import numpy as np
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.targets import target_mask
-from shared.tracking import flops as throughput
+from shared.tracking import flops
 
 
 def step_flops(cfg: Config, batch: Batch) -> float:
@@ -23,7 +23,7 @@ def step_flops(cfg: Config, batch: Batch) -> float:
     mask_RLK = target_mask(document_RL, target_RL, num_heads=cfg.heads.count)
     kept = 1 - (cfg.weighting.skip_fraction if cfg.rule == "skip" else 0.0)
     rows_K = kept * np.asarray(mask_RLK).sum(axis=(0, 1))
-    return throughput.step_flops(cfg, batch, list(rows_K))
+    return flops.step_flops(cfg, batch, list(rows_K))
 
 
 def products(cfg: Config, rows: int) -> Callable[[], float]:

@@ -13,8 +13,10 @@ Axes: B rows, L positions, V vocabulary.
 
 import argparse
 import statistics
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +28,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.documents import Document, Split
 from shared.data.packing import pack_tightly
-from shared.signals.passes import Answer, over_documents, token_nll
+from shared.signals.passes import ask
 from shared.tracking.flops import trunk_flops
 from wmtp_jax import reference, sharding
 from wmtp_jax.init_params import init_params
@@ -37,6 +39,7 @@ MEAN, DEVIATION, SHORTEST = 4.82, 0.43, 47
 
 Found = tuple[np.ndarray, ...]  # nll of each token, per document
 Pass = Callable[[], Found]
+Answer = Callable[[Batch], Any]
 
 
 def main() -> None:
@@ -138,16 +141,27 @@ def make_passes(cfg: Config, split: Split) -> tuple[dict[str, Pass], dict[str, i
     return runs, positions
 
 
+def over_documents(
+    answer: Answer, cfg: Config, split: Split, rows: list[list[int]]
+) -> Found:
+    """What a model answers at every token, as the trainers ask for it."""
+    answers: deque = deque()
+    found = [np.zeros(0, np.float32)] * len(split.documents)
+    for batch in ask(rows, split, cfg, answers, found):
+        answers.append(answer(batch))
+    return tuple(found)
+
+
 def packed(answer: Answer, cfg: Config, split: Split) -> Found:
     """As the trainers do."""
     lengths = [len(document.tokens) for document in split.documents]
     rows = pack_tightly(lengths, cfg.data.max_length)
-    return over_documents(answer, token_nll, cfg, split, rows)
+    return over_documents(answer, cfg, split, rows)
 
 
 def padded(answer: Answer, cfg: Config, split: Split) -> Found:
     rows = [[index] for index in range(len(split.documents))]
-    return over_documents(answer, token_nll, cfg, split, rows)
+    return over_documents(answer, cfg, split, rows)
 
 
 def padded_to_longest(answer: Answer, cfg: Config, split: Split) -> Found:
@@ -186,11 +200,11 @@ def in_transformers(params: dict, cfg: Config, split: Split) -> Pass:
     import torch
     from torch.nn import functional
 
-    from wmtp_torch_mps.reference import place
+    from wmtp_torch_mps.reference import from_arrays
 
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    model = place(params, cfg, device).base.eval()
+    model = from_arrays(params, cfg, device).base.eval()
     model = model.to(getattr(torch, cfg.machine.dtype))
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from shared.config.fields import Config
-from shared.data.batches import Batch, Columns, TrainBatches
+from shared.data.batches import Batch, TrainBatches
 from shared.data.documents import Split, load_splits
 from shared.run.command_line import parse
 from shared.run.freed_memory import use_one_heap
@@ -105,11 +105,11 @@ def rows_of(cfg: Config, split: Split, steps: int, layout: str) -> list[Batch]:
     Signals are drawn at random: what they say plays no part in what a step costs.
     """
     rng = np.random.default_rng(0)
-    ref_nll = tuple(rng.gamma(8, 1.2, len(d.tokens)) for d in split.documents)
-    columns = Columns(
-        ref_nll=tuple(x.astype(np.float32) for x in ref_nll),
-        reward=rng.normal(size=len(split.documents)).astype(np.float32),
-    )
+    documents = split.documents
+    columns = {
+        "ref_nll": [rng.gamma(8, 1.2, len(d.tokens)) * d.target for d in documents],
+        "reward": rng.normal(size=(len(documents), 1)),
+    }
     batches = TrainBatches(
         split,
         columns,
@@ -129,15 +129,17 @@ def dense_batch(cfg: Config, seed: int = 0) -> Batch:
     target_BL = np.ones(shape, bool)
     target_BL[..., 0] = False
     columns = np.broadcast_to(np.arange(shape[2], dtype=np.int32), shape)
+    reward = np.broadcast_to(rng.normal(size=shape[:2])[..., None], shape)
+    signals = {
+        "ref_nll": (target_BL * rng.gamma(8, 1.2, shape)).astype(np.float32),
+        "reward": reward.astype(np.float32),
+    }
     return Batch(
         tokens_BL=rng.integers(0, cfg.model.vocab_size, shape).astype(np.int32),
         document_BL=np.ones(shape, np.int32),
         positions_BL=columns.copy(),
         target_BL=target_BL,
-        ref_nll_BL=(target_BL * rng.gamma(8, 1.2, shape)).astype(np.float32),
-        reward_BL=np.broadcast_to(rng.normal(size=shape[:2])[..., None], shape).astype(
-            np.float32
-        ),
+        signals=signals,
         noise_BL=rng.normal(size=shape).astype(np.float32),
         permutation_BL=columns.copy(),
         num_documents=1,

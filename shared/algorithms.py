@@ -1,25 +1,151 @@
-"""Scores, weights and sums of one micro-batch, for either backend.
+"""The table of algorithms; scores, weights and sums of a micro-batch, for any backend.
 
     nll_BLK (and value_BL) -> score_BL -> w_BLK -> sums
 
-Which formula an algorithm takes is decided here; the formulas are `shared.weighting`.
-Pure functions of Array API arrays. Weights and value targets are constants of the loss:
-each backend stops their gradient where it calls these functions.
+A row of `ALGORITHMS` is all there is to an algorithm: config, `--help`, signals, both
+losses and the docs read it, and nothing asks for one by name. The formulas are
+`shared/weighting.py`. Pure functions of Array API arrays; weights and value targets are
+constants of the loss: each backend stops their gradient where it calls these functions.
 
-Axes: B rows, L positions, K heads.
+`cfg` is a `shared.config.fields.Config`, and `batch` a `shared.data.batches.Batch`,
+which both stand below this file.
+
+Axes: B rows, L positions, K heads, S documents of a row.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
 from shared import weighting
 from shared.axes import document_members, shift_to_heads, shift_to_tokens, where
-from shared.config.fields import Config
-from shared.data.batches import Batch
 
 Array = Any  # numpy.ndarray, jax.Array, torch.Tensor
+Rule = Literal["uniform", "soft", "skip"]
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the critic makes of the values and rewards of a batch; see `weighting`."""
+
+    td_error_BL: Array
+    advantage_BL: Array
+    return_BL: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a micro-batch when its tokens are scored.
+
+    Attributes:
+      batch: its rows, their signals among them.
+      member_BLS: which document a position is in; built once a micro-batch.
+      nll_BL: head 0's nll where it predicts from, if a score is made of it.
+      values: where a value head is trained beside.
+    """
+
+    batch: Any
+    member_BLS: Array
+    nll_BL: Array | None = None
+    values: Values | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """One way to say how important a token is.
+
+    Attributes:
+      doc: one line, for `--help` and the docs.
+      formula: score of token j, in the same words.
+      rule: the weighting rule that is its default.
+      score: `(known, cfg)` -> `score_BL` of every target token.
+      signals: columns of `shared/signals/columns.py` that the score reads.
+      reads_nll: whether the score is made of head 0's nll.
+      value_head: whether a value head is trained, in a first stage of its own and with
+        a second loss beside the first.
+    """
+
+    doc: str
+    formula: str
+    rule: Rule
+    score: Callable[[Known, Any], Array]
+    signals: tuple[str, ...] = ()
+    reads_nll: bool = False
+    value_head: bool = False
+
+
+# Scores.
+
+
+def no_score(known: Known, cfg: Any) -> Array:
+    """0 for every token: nothing is more important than anything else."""
+    xp = array_namespace(known.batch.noise_BL)
+    return xp.zeros_like(known.batch.noise_BL)
+
+
+def excess_loss(known: Known, cfg: Any) -> Array:
+    """By how much the model is worse than the reference: `weighting.excess_loss`."""
+    return weighting.excess_loss(
+        shift_to_tokens(known.nll_BL),
+        known.batch.signals["ref_nll"],
+        known.batch.target_BL,
+        excess=cfg.weighting.excess,
+        excess_floor=cfg.weighting.excess_floor,
+    )
+
+
+def td_or_advantage(known: Known, cfg: Any) -> Array:
+    """TD error or advantage, z-scored in each document: `weighting.z_score`."""
+    assert known.values is not None
+    errors = cfg.critic.score == "td_error"
+    raw_BL = known.values.td_error_BL if errors else known.values.advantage_BL
+    return weighting.z_score(raw_BL, known.batch.target_BL, known.member_BLS)
+
+
+PLAIN = "baseline"  # also what a reference is trained and asked with
+ALGORITHMS = {
+    PLAIN: Algorithm(
+        doc="every target weighs 1",
+        formula="0",
+        rule="uniform",
+        score=no_score,
+    ),
+    "rho1-weighted": Algorithm(
+        doc="targets weigh more where the model is worse than a reference",
+        formula="nll(j) - ref_nll(j)",
+        rule="soft",
+        score=excess_loss,
+        signals=("ref_nll",),
+        reads_nll=True,
+    ),
+    "rho1-tokenskip": Algorithm(
+        doc="the targets with the smallest excess over a reference are left out",
+        formula="nll(j) - ref_nll(j)",
+        rule="skip",
+        score=excess_loss,
+        signals=("ref_nll",),
+        reads_nll=True,
+    ),
+    "critic": Algorithm(
+        doc="targets weigh more that turn out better than a value head expected",
+        formula="z-score of reward(j) + discount * value(j) - value(j-1)",
+        rule="soft",
+        score=td_or_advantage,
+        signals=("reward",),
+        value_head=True,
+    ),
+}
+
+
+def help_text() -> str:
+    """What `--help` says of the algorithms."""
+    rows = (f"{name}: {row.doc}" for name, row in ALGORITHMS.items())
+    return f"what scores the tokens; {'; '.join(rows)}"
+
+
+# One micro-batch.
 
 
 @dataclass(frozen=True)
@@ -52,13 +178,17 @@ class Extremes:
     largest: Array
 
 
+def members_of(batch: Any) -> Array:
+    """`member_BLS` of a batch."""
+    return document_members(batch.document_BL, num_documents=batch.num_documents)
+
+
 def value_targets(
-    value_BL: Array, batch: Batch, cfg: Config, *, gae_lambda: float
-) -> tuple[Array, Array, Array]:
-    """`(td_error_BL, advantage_BL, return_BL)` of a batch whose rewards are known."""
-    member_BLS = document_members(batch.document_BL, num_documents=batch.num_documents)
+    value_BL: Array, batch: Any, member_BLS: Array, cfg: Any, *, gae_lambda: float
+) -> Values:
+    """What the values of a batch should have been; its rewards are a signal."""
     reward_BL = weighting.token_rewards(
-        batch.reward_BL, batch.target_BL, member_BLS, reward=cfg.critic.reward
+        batch.signals["reward"], batch.target_BL, member_BLS, reward=cfg.critic.reward
     )
     td_error_BL = weighting.td_errors(
         reward_BL, value_BL, batch.target_BL, discount=cfg.critic.discount
@@ -70,61 +200,33 @@ def value_targets(
         gae_lambda=gae_lambda,
     )
     return_BL = weighting.returns(advantage_BL, value_BL, batch.target_BL)
-    return td_error_BL, advantage_BL, return_BL
+    return Values(td_error_BL, advantage_BL, return_BL)
 
 
-def needs_nll(cfg: Config) -> bool:
-    """Whether scores are made of head 0's nll."""
-    measured = cfg.algo in ("rho1-weighted", "rho1-tokenskip")
-    return measured and cfg.weighting.control != "random"
+def needs_nll(cfg: Any) -> bool:
+    """Whether scores are made of head 0's nll; a control of noise is not."""
+    return cfg.algorithm.reads_nll and cfg.weighting.control != "random"
 
 
-def score_tokens(
-    nll_BL: Array | None, value_BL: Array | None, batch: Batch, cfg: Config
-) -> Array:
-    """The algorithm's `score_BL` of every target token, controls applied.
-
-    Args:
-      nll_BL: head 0's nll at the position that it predicts from; read by rho1 alone.
-      value_BL: what the value head says; read by the critic alone.
-    """
-    target_BL = batch.target_BL
+def score_tokens(known: Known, cfg: Any) -> Array:
+    """The algorithm's `score_BL` of every target token, controls applied."""
+    batch = known.batch
     if cfg.weighting.control == "random":
-        return weighting.random_scores(batch.noise_BL, target_BL)
-    if cfg.algo == "baseline":
-        xp = array_namespace(batch.noise_BL)
-        score_BL = xp.zeros_like(batch.noise_BL)
-    elif cfg.algo == "critic":
-        td_error_BL, advantage_BL, _ = value_targets(
-            value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
-        )
-        member_BLS = document_members(
-            batch.document_BL, num_documents=batch.num_documents
-        )
-        raw_BL = td_error_BL if cfg.critic.score == "td_error" else advantage_BL
-        score_BL = weighting.z_score(raw_BL, target_BL, member_BLS)
-    else:
-        score_BL = weighting.excess_loss(
-            shift_to_tokens(nll_BL),
-            batch.ref_nll_BL,
-            target_BL,
-            excess=cfg.weighting.excess,
-            excess_floor=cfg.weighting.excess_floor,
-        )
+        return weighting.random_scores(batch.noise_BL, batch.target_BL)
+    score_BL = cfg.algorithm.score(known, cfg)
     if cfg.weighting.control == "shuffle":
         score_BL = weighting.shuffle_scores(score_BL, batch.permutation_BL)
     return score_BL
 
 
-def weigh(score_BL: Array, mask_BLK: Array, batch: Batch, cfg: Config) -> Array:
+def weigh(score_BL: Array, mask_BLK: Array, known: Known, cfg: Any) -> Array:
     """Applies the rule in force: `w_BLK`."""
-    member_BLS = document_members(batch.document_BL, num_documents=batch.num_documents)
     if cfg.rule == "skip":
         return weighting.skip_weights(
             score_BL,
-            batch.target_BL,
+            known.batch.target_BL,
             mask_BLK,
-            member_BLS,
+            known.member_BLS,
             skip_fraction=cfg.weighting.skip_fraction,
         )
     score_BLK = shift_to_heads(score_BL, num_heads=cfg.heads.count)
@@ -133,7 +235,7 @@ def weigh(score_BL: Array, mask_BLK: Array, batch: Batch, cfg: Config) -> Array:
     return weighting.soft_weights(
         score_BLK,
         mask_BLK,
-        member_BLS,
+        known.member_BLS,
         temperature=cfg.weighting.temperature,
         weight_floor=cfg.weighting.weight_floor,
         weight_ceiling=cfg.weighting.weight_ceiling,
@@ -141,7 +243,7 @@ def weigh(score_BL: Array, mask_BLK: Array, batch: Batch, cfg: Config) -> Array:
     )
 
 
-def head_weights(cfg: Config) -> tuple[float, ...]:
+def head_weights(cfg: Any) -> tuple[float, ...]:
     """`head_weight[k]`, K numbers."""
     return cfg.heads.weight or (1.0,) * cfg.heads.count
 
@@ -151,7 +253,7 @@ def add_up(
     w_BLK: Array,
     mask_BLK: Array,
     value: tuple[Array, Array],
-    cfg: Config,
+    cfg: Any,
 ) -> tuple[Sums, Extremes]:
     """Numerators and denominators of a micro-batch.
 
@@ -191,7 +293,7 @@ def combine(a: Sums, b: Sums) -> Sums:
     return Sums(**{name: add(getattr(a, name), getattr(b, name)) for name in names})
 
 
-def step_metrics(sums: Sums, extremes: Extremes, cfg: Config) -> dict[str, Array]:
+def step_metrics(sums: Sums, extremes: Extremes, cfg: Any) -> dict[str, Array]:
     """What a step logs; `weight_ess` and `kept_fraction` are shares of the targets."""
     xp = array_namespace(sums.weight)
     weights, count = sums.weights, sums.weights["count"]
@@ -201,7 +303,7 @@ def step_metrics(sums: Sums, extremes: Extremes, cfg: Config) -> dict[str, Array
         metrics[f"nll_head_{k}"] = nll_K[k]
     for k in range(cfg.heads.count):
         metrics[f"rows_head_{k}"] = sums.rows_K[k]
-    if cfg.algo == "critic":
+    if cfg.algorithm.value_head:
         metrics["value_loss"] = weighting.ratio(sums.value_sum, sums.value_count)
     nothing = xp.zeros_like(extremes.smallest)
     ess = weighting.effective_sample_size(weights)
@@ -215,7 +317,7 @@ def step_metrics(sums: Sums, extremes: Extremes, cfg: Config) -> dict[str, Array
     }
 
 
-def gradient_scales(sums: Sums, cfg: Config) -> tuple[Array, Array]:
+def gradient_scales(sums: Sums, cfg: Any) -> tuple[Array, Array]:
     """`(1 / W, value_loss_coef / N)`; 0 where there is nothing to divide by.
 
     The gradient of a step is `grad_L / W + value_loss_coef * grad_V / N`.

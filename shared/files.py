@@ -27,6 +27,11 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file or none, as `write_whole` does."""
+    write_whole(path, text.encode("utf-8"))
+
+
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Has `write` make a new folder, then gives it the name of the older one.
 

@@ -18,7 +18,7 @@ from shared.config.fields import (
     OptimizerConfig,
     WeightingConfig,
 )
-from shared.data.batches import Batch, Columns, TrainBatches
+from shared.data.batches import Batch, TrainBatches
 from shared.data.documents import load_splits
 from shared.data.tokenizer import load_tokenizer
 
@@ -74,12 +74,13 @@ def minis(layout: str, steps: int = 1) -> list[Batch]:
     cfg = config("baseline", "linear", "uniform").data
     split = load_splits(cfg, load_tokenizer("bytes"), splits=("train",))["train"]
     rng = np.random.default_rng(0)
-    columns = Columns(
-        ref_nll=tuple(
-            rng.gamma(8, 0.5, len(d.tokens)).astype(np.float32) for d in split.documents
-        ),
-        reward=rng.normal(size=len(split.documents)).astype(np.float32),
-    )
+    columns = {
+        "ref_nll": [
+            (rng.gamma(8, 0.5, len(d.tokens)) * d.target).astype(np.float32)
+            for d in split.documents
+        ],
+        "reward": rng.normal(size=(len(split.documents), 1)).astype(np.float32),
+    }
     batches = TrainBatches(
         split,
         columns,

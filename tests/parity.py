@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from shared import algorithms as scores
+from shared import algorithms
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.huggingface.tree import to_tensors
@@ -79,10 +79,24 @@ def in_jax(cfg: Config, layout: str) -> dict:
         nll_BLK, mask_BLK = (jnp.asarray(forward[n]) for n in ("nll_BLK", "mask_BLK"))
         value_BL = jnp.asarray(forward["value_BL"]) if value else None
         # Not jitted: their operations are the same in all cases, and compiled once.
-        score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
-        w_BLK = scores.weigh(score_BL, mask_BLK, batch, cfg)
+        known = known_of(nll_BLK[:, :, 0], value_BL, batch, cfg)
+        score_BL = algorithms.score_tokens(known, cfg)
+        w_BLK = algorithms.weigh(score_BL, mask_BLK, known, cfg)
         found = jax.jit(run)(params, batch) | {"score_BL": score_BL, "w_BLK": w_BLK}
         return forward | jax.device_get(found)
+
+
+def known_of(nll_BL, value_BL, batch: Batch, cfg: Config) -> algorithms.Known:
+    """What the tokens are scored by, from nll and values of either backend."""
+    member_BLS, values = algorithms.members_of(batch), None
+    if value_BL is not None:
+        gae_lambda = cfg.critic.gae_lambda
+        values = algorithms.value_targets(
+            value_BL, batch, member_BLS, cfg, gae_lambda=gae_lambda
+        )
+    return algorithms.Known(
+        batch=batch, member_BLS=member_BLS, nll_BL=nll_BL, values=values
+    )
 
 
 def in_torch(cfg: Config, layout: str, device: str = "cpu") -> dict:
@@ -100,10 +114,11 @@ def in_torch(cfg: Config, layout: str, device: str = "cpu") -> dict:
         value_BL = (
             model.value_head(outputs.hidden_BLD) if cfg.algo == "critic" else None
         )
-        score_BL = scores.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
+        known = known_of(nll_BLK[:, :, 0], value_BL, batch, cfg)
+        score_BL = algorithms.score_tokens(known, cfg)
     found = {
         "score_BL": score_BL,
-        "w_BLK": scores.weigh(score_BL, mask_BLK, batch, cfg),
+        "w_BLK": algorithms.weigh(score_BL, mask_BLK, known, cfg),
         "nll_BLK": nll_BLK,
         "loss": sums.loss_sum / sums.weight,
     }
@@ -119,11 +134,7 @@ def by_name(tree, cfg: Config) -> dict[str, np.ndarray]:
     high = jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
     low = jax.tree.map(lambda x, h: np.asarray(x - h.astype(x.dtype), "f4"), tree, high)
     parts = [to_tensors(part, cfg.model, cfg.heads) for part in (high, low)]
-    return {
-        name: parts[0][file][name].astype(np.float64) + parts[1][file][name]
-        for file in parts[0]
-        for name in parts[0][file]
-    }
+    return {name: x.astype(np.float64) + parts[1][name] for name, x in parts[0].items()}
 
 
 def in_oracle(cfg: Config, found: dict, batch: Batch) -> dict:
@@ -144,7 +155,9 @@ def in_oracle(cfg: Config, found: dict, batch: Batch) -> dict:
     else:
         own_BL = np.zeros(target_BL.shape)
         own_BL[:, 1:] = nll_BLK[:, :-1, 0]
-        score_BL = oracle.excess_loss(own_BL, batch.ref_nll_BL, target_BL, "signed", 0)
+        score_BL = oracle.excess_loss(
+            own_BL, batch.signals["ref_nll"], target_BL, "signed", 0
+        )
     of = cfg.weighting
     if cfg.rule == "uniform":
         w_BLK = oracle.uniform_weights(mask)
@@ -193,7 +206,7 @@ def rewards_of(batch: Batch) -> list[list[float]]:
     """Reward of each document of each row, by its number; 0 for padding."""
     return [
         [0.0] + [float(row[here == d][0]) for d in range(1, here.max() + 1)]
-        for row, here in zip(batch.reward_BL, batch.document_BL, strict=True)
+        for row, here in zip(batch.signals["reward"], batch.document_BL, strict=True)
     ]
 
 

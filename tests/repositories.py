@@ -115,7 +115,7 @@ def mbpp_folder(folder):
 
 
 def ids(examples):
-    return {name: list(split["id"]) for name, split in examples.items()}
+    return {name: [row["id"] for row in split] for name, split in examples.items()}
 
 
 def refused(cfg):

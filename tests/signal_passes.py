@@ -1,15 +1,17 @@
 """Small splits and frozen models without any model, for passes that fill the cache."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 
 from shared.config.fields import Config, DataConfig, ModelConfig
 from shared.data.documents import Document, Split
 from shared.signals.cache import signal_key
-from shared.signals.measure import Asked, find_signal
-from shared.signals.passes import token_nll
+from shared.signals.columns import token_nll
+from shared.signals.passes import FrozenModel, Pass, ask
 
 L, B = 32, 2
 KEY = signal_key(of="tests")
@@ -35,6 +37,39 @@ def config_of(folder, **data) -> Config:
     return Config(
         output_dir=str(folder), model=model, data=DataConfig(**defaults | data)
     )
+
+
+def frozen_of(cfg, splits, **known) -> FrozenModel:
+    """A model with these weights, and nothing behind it."""
+    tokenizer = SimpleNamespace(digest=known.pop("tokenizer", "t"))
+    identity = {"weights": known.pop("weights", "weights")}
+    return FrozenModel(
+        cfg=cfg,
+        tokenizer=tokenizer,
+        source="a folder",
+        splits=splits,
+        **{"identity": identity} | known,
+    )
+
+
+def pass_over(split, cfg, *, of_document=token_nll, length=None, model=None) -> Pass:
+    return Pass(
+        name="ref_nll",
+        model=model or frozen_of(cfg, {split.name: split}),
+        split=split,
+        key=KEY,
+        cfg=cfg,
+        length_of=lambda document: length or len(document.tokens),
+        of_document=of_document,
+    )
+
+
+def over_documents(answer, cfg, split, rows):
+    """What is answered at every token of every document, in these rows."""
+    answers, found = deque(), [None] * len(split.documents)
+    for batch in ask(rows, split, cfg, answers, found):
+        answers.append(answer(batch))
+    return found
 
 
 def plain_answer(batch):
@@ -63,17 +98,20 @@ class Model:
         self.batches.append(batch)
         return plain_answer(batch)
 
-    def asked(self) -> Asked:
-        return Asked(
-            what="ref_nll",
-            make_answer=self.load,
-            of_document=token_nll,
-            length_of=lambda document: len(document.tokens),
-        )
-
     def run(self, folder, split, **data):
         """The whole pass, with its cache in `folder`."""
-        return find_signal(self.asked(), config_of(folder, **data), split, KEY)
+        wanted = pass_over(split, config_of(folder, **data))
+        wanted.read()
+        self.measure(wanted)
+        return wanted.values
+
+    def measure(self, *passes):
+        """As a trainer does: reads the weights only where something is left to ask."""
+        left = [wanted for wanted in passes if wanted.values is None]
+        answer = self.load() if left else None
+        for wanted in left:
+            for batch in wanted:
+                wanted.keep(answer(batch))
 
 
 def assert_right(found, split) -> None:

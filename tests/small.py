@@ -58,13 +58,13 @@ def small_batch(rows=2, length=16, *, seed=0, vocab=31, lengths=None) -> Batch:
             )
             start += n
     tokens_BL = rng.integers(0, vocab, (rows, length)).astype(np.int32)
+    ref_nll_BL = np.where(target_BL, rng.gamma(3, 1, (rows, length)), 0).astype("f4")
     batch = Batch(
         tokens_BL=np.where(document_BL > 0, tokens_BL, 0).astype(np.int32),
         document_BL=document_BL,
         positions_BL=positions_BL,
         target_BL=target_BL,
-        ref_nll_BL=np.where(target_BL, rng.gamma(3, 1, (rows, length)), 0).astype("f4"),
-        reward_BL=reward_BL,
+        signals={"ref_nll": ref_nll_BL, "reward": reward_BL},
         noise_BL=rng.normal(size=(rows, length)).astype(np.float32),
         permutation_BL=permutation_BL,
         num_documents=max(map(len, lengths)),

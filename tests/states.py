@@ -11,13 +11,14 @@ import safetensors.numpy
 
 from shared.config.fields import Config, DataConfig, HeadsConfig, OptimizerConfig
 from shared.huggingface.folder import write_model
-from shared.run.loop import Progressed
 from shared.signals.kept import Signals, keep_signals
+from shared.state.checkpoints import Progressed
 from shared.state.header import moment_names
 from shared.state.portable_state import (
     TrainingState,
     write_state,
 )
+from tests.signal_passes import split_of
 from tests.trees import (
     NTP,
     random_params,
@@ -55,7 +56,6 @@ def state_of(cfg, **changes):
     found = TrainingState(
         backend="wmtp_jax",
         step=5,
-        optimizer=cfg.optimizer.name,
         moments=random_moments(cfg),
         position=asdict(PLACE),
         config=cfg,
@@ -85,7 +85,7 @@ def write(folder, tokenizer, cfg, state=None, signals_from=None):
 def made(tokenizer, tmp_path_factory):
     """A folder of a model with heads and value head; never changed."""
     base = tmp_path_factory.mktemp("made")
-    keep_signals(base / "signals", random_signals())
+    keep_signals(base / "signals", random_signals(), splits_of())
     cfg = config("gpt2", HeadsConfig(count=2), value=True)
     write(base / "out", tokenizer, cfg, signals_from=base / "signals")
     return base / "out"
@@ -131,29 +131,32 @@ LENGTHS = {"train": [3, 2, 4], "validation": [5]}
 def random_signals(lengths=LENGTHS, **changes):
     rng = np.random.default_rng(1)
     found = Signals(
-        reference="trained first, »so«",
-        reward_model=None,
-        ref_nll={
-            name: tuple(rng.gamma(2, 1, n).astype(np.float32) for n in of)
-            for name, of in lengths.items()
+        sources={"reference": "trained first, »so«"},
+        columns={
+            "ref_nll": {
+                name: tuple(rng.gamma(2, 1, n).astype(np.float32) for n in of)
+                for name, of in lengths.items()
+            },
+            "reward": {
+                name: tuple(rng.normal(size=(len(of), 1)).astype(np.float32))
+                for name, of in lengths.items()
+            },
         },
-        reward={
-            name: rng.normal(size=len(of)).astype(np.float32)
-            for name, of in lengths.items()
-        },
-        reward_moments=(-1.25, 0.1),
     )
     return replace(found, **changes)
 
 
+def splits_of(lengths=LENGTHS):
+    """Splits whose documents have these lengths."""
+    return {name: split_of(of, name=name) for name, of in lengths.items()}
+
+
 def assert_same_signals(found, right):
-    for name in ("reference", "reward_model", "reward_moments"):
-        assert getattr(found, name) == getattr(right, name)
-    assert found.ref_nll.keys() == found.reward.keys() == right.ref_nll.keys()
-    for name in right.ref_nll:
-        columns, true = found.columns(name), right.columns(name)
-        assert columns.reward.dtype == np.float32
-        np.testing.assert_array_equal(columns.reward, true.reward)
-        for x, y in zip(columns.ref_nll, true.ref_nll, strict=True):
-            assert x.dtype == np.float32
-            np.testing.assert_array_equal(x, y)
+    assert found.sources == right.sources
+    assert found.columns.keys() == right.columns.keys()
+    for name, by_split in right.columns.items():
+        assert found.columns[name].keys() == by_split.keys()
+        for split, values in by_split.items():
+            for x, y in zip(found.columns[name][split], values, strict=True):
+                assert x.dtype == np.float32
+                np.testing.assert_array_equal(x, y)

@@ -12,6 +12,7 @@ import sys
 import tomllib
 import venv
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -79,29 +80,28 @@ def test_a_trainer_trains_and_exports_while_the_others_library_is_hidden(
     assert (tmp_path / "two" / "training_state.json").is_file()
 
 
-def needs(name: str, seen: set[str]) -> set[str]:
+def needs(path: Path, seen: set[Path]) -> set[str]:
     """Dotted names of all that a test file imports, itself or by files of the tests."""
-    path = ROOT / f"{name.replace('.', '/')}.py"
-    if name in seen or not path.is_file():
+    if path in seen:
         return set()
-    seen.add(name)
-    found = imports(path.read_text(), name.rpartition(".")[0])
-    for other in sorted(found):  # a file of the tests, or a name in one
-        if other.startswith("tests."):
-            found |= needs(other, seen) | needs(other.rpartition(".")[0], seen)
+    seen.add(path)
+    found = imports(path.read_text(), "tests")
+    for other in sorted(found):
+        # A name may be of a file, or of something in it.
+        for name in (other, other.rpartition(".")[0]):
+            file = ROOT / f"{name.replace('.', '/')}.py"
+            if name.startswith("tests.") and file.is_file():
+                found |= needs(file, seen)
     return found
 
 
 def files_without(*libraries: str) -> list[str]:
     """The test files that import none of the libraries."""
     paths = sorted((ROOT / "tests").rglob("test_*.py"))
-    names = [path.relative_to(ROOT).as_posix() for path in paths]
-    found = {
-        name: needs(name.removesuffix(".py").replace("/", "."), set()) for name in names
-    }
+    found = {path: needs(path, set()) for path in paths}
     return [
-        name
-        for name, imported in found.items()
+        path.relative_to(ROOT).as_posix()
+        for path, imported in found.items()
         if not any(touches(x, library) for x in imported for library in libraries)
     ]
 
@@ -109,10 +109,10 @@ def files_without(*libraries: str) -> list[str]:
 def test_many_test_files_need_one_trainer_alone():
     """Or the slow test below would show little."""
     without_torch, without_jax = files_without(*TORCH), files_without(*JAX)
-    jax_tests = {"wmtp_jax/test_resume.py", "tracking/test_tracking.py"}
-    torch_tests = {"wmtp_torch_mps/test_trainer.py", "wmtp_torch_mps/test_self_test.py"}
-    for files, found in ((jax_tests, without_torch), (torch_tests, without_jax)):
-        assert {f"tests/{file}" for file in files} <= set(found)
+    of_jax = {"tests/wmtp_jax/test_resume.py", "tests/tracking/test_tracking.py"}
+    assert of_jax <= set(without_torch)
+    names = ("test_trainer", "test_self_test")
+    assert {f"tests/{TRAINER}/{name}.py" for name in names} <= set(without_jax)
     assert "tests/test_parity.py" not in (*without_torch, *without_jax)
 
 

@@ -7,6 +7,8 @@ arrays travels with them and is compared when they are read.
 
 import logging
 import zlib
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,25 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config.fields import Config
-from shared.state.checkpoints import newest_whole, require_step
+from shared.state.checkpoints import newest_whole
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, abstract_state
 
+Manager = ocp.CheckpointManager
 
-def open_manager(folder: Path, *, keep: int) -> ocp.CheckpointManager:
+
+def open_manager(folder: Path, *, keep: int) -> Manager:
     """The checkpoints in `folder`, of which the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(folder.resolve(), options=options)
+    return Manager(folder.resolve(), options=options)
 
 
-def open_to_read(folder: Path) -> ocp.CheckpointManager:
+def open_to_read(folder: Path) -> Manager:
     """The checkpoints of another run, which may still train: nothing is touched."""
     options = ocp.CheckpointManagerOptions(
         read_only=True, save_interval_steps=0, create=False
@@ -40,49 +44,33 @@ def open_to_read(folder: Path) -> ocp.CheckpointManager:
     before = speaks.level
     speaks.setLevel(logging.ERROR)
     try:
-        return ocp.CheckpointManager(folder.resolve(), options=options)
+        return Manager(folder.resolve(), options=options)
     finally:
         speaks.setLevel(before)
 
 
-def identify(folder: Path, step: int | None = None) -> str:
-    """Step and checksum of a run's checkpoint (its newest): what is in it, unread.
+def read_run(
+    run: Path, cfg: Config, step: int | None = None
+) -> tuple[int, TrainState, dict]:
+    """`(step, state, position)` of a run's checkpoint (its newest).
 
     Raises:
-      ValueError: if there is no such checkpoint, or it is damaged.
+      ValueError: if there is none, as well as for what `restore` refuses.
     """
-    if not folder.is_dir():
-        require_step(folder, [], step)
-    manager = open_to_read(folder)
-    wanted = require_step(folder, manager.all_steps(), step)
-    arguments = ocp.args.Composite(position=ocp.args.JsonRestore())
-    try:
-        position = manager.restore(wanted, args=arguments)["position"]
-        return f"{wanted}-{position['checksum']}"
-    except Exception as error:  # Orbax raises many kinds for a damaged folder
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"the checkpoint of step {wanted} in {folder} must be whole, got: "
-            f"{reason[:200]}"
-        ) from None
-    finally:
-        manager.close()
+    with closing(open_to_read(run / "checkpoints")) as manager:
+        found = restore(manager, abstract_state(cfg, make_optimizer(cfg, 1)), step)
+    if found is None:
+        raise ValueError(f"RUN must hold a checkpoint, got none in {run}")
+    return found
 
 
 def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
     """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
-    manager = open_to_read(run / "checkpoints")
-    like = abstract_state(cfg, make_optimizer(cfg, 1))
-    found = restore(manager, like, step)
-    manager.close()
-    if found is None:
-        raise ValueError(f"there must be a checkpoint in {run}, got none")
-    return {"trunk": jax.device_get(found[1].params["trunk"]), "heads": {}}
+    _, state, _ = read_run(run, cfg, step)
+    return {"trunk": jax.device_get(state.params["trunk"]), "heads": {}}
 
 
-def save(
-    manager: ocp.CheckpointManager, step: int, state: TrainState, position: dict
-) -> None:
+def save(manager: Manager, step: int, state: TrainState, position: dict) -> None:
     """Writes one checkpoint; `position` is JSON: data position, best nll, and so on."""
     tree = _to_tree(state)
     position = {**position, "checksum": _checksum(tree)}
@@ -94,24 +82,17 @@ def save(
 
 
 def restore(
-    manager: ocp.CheckpointManager, like: TrainState, step: int | None = None
+    manager: Manager, like: TrainState, step: int | None = None
 ) -> tuple[int, TrainState, dict] | None:
-    """`(step, state, position)` of `step`, else of the newest that can be read.
-
-    A damaged newest checkpoint is passed over with a warning. None if there is none.
-
-    Raises:
-      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
-    """
+    """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
     folder, steps = Path(manager.directory), manager.all_steps()
     # Orbax raises many kinds for a damaged folder.
-    found = newest_whole(
+    return newest_whole(
         folder, steps, step, lambda number: _read(manager, number, like), Exception
     )
-    return None if found is None else (found[0], *found[1])
 
 
-def drop_after(manager: ocp.CheckpointManager, step: int) -> None:
+def drop_after(manager: Manager, step: int) -> None:
     """Deletes the checkpoints after `step`: a run that goes on there makes them anew.
 
     Orbax neither writes a step that is there nor keeps an older one in its place.
@@ -121,9 +102,7 @@ def drop_after(manager: ocp.CheckpointManager, step: int) -> None:
             manager.delete(later)
 
 
-def _read(
-    manager: ocp.CheckpointManager, step: int, like: TrainState
-) -> tuple[TrainState, dict]:
+def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, dict]:
     # Restoring into the live state's structure, never "as saved": a tuple that comes
     # back as a list is a different optimizer state.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -138,25 +117,12 @@ def _read(
     position = dict(restored["position"])
     if _checksum(restored["state"]) != position.pop("checksum"):
         raise ValueError("its arrays do not have the checksum they were saved with")
-    return _from_tree(restored["state"]), position
+    state = TrainState(**restored["state"])
+    return replace(state, key=jax.random.wrap_key_data(state.key)), position
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:
-    return {
-        "step": state.step,
-        "params": state.params,
-        "opt_state": state.opt_state,
-        "key": jax.random.key_data(state.key),
-    }
-
-
-def _from_tree(tree: dict[str, Any]) -> TrainState:
-    return TrainState(
-        step=tree["step"],
-        params=tree["params"],
-        opt_state=tree["opt_state"],
-        key=jax.random.wrap_key_data(tree["key"]),
-    )
+    return vars(state) | {"key": jax.random.key_data(state.key)}
 
 
 def _checksum(tree: Any) -> str:

@@ -3,18 +3,17 @@
 Axes: B rows, L positions, D width, F = D // 2.
 """
 
-from functools import partial
-from typing import Any
+from itertools import islice
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from shared import algorithms as scores
-from shared import weighting
+from shared import algorithms, weighting
+from shared.algorithms import Values
 from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches
-from shared.run.stage1 import Stage1, fit_value_head
+from shared.run.stage1 import Stage1
 from wmtp_jax import model
 
 
@@ -40,12 +39,38 @@ def read_values(head: model.Params, hidden_BLD: jax.Array) -> jax.Array:
     return jnp.einsum("blf,f->bl", inner_BLF, head["outer"]) + head["outer_bias"]
 
 
-def value_targets(
-    value_BL: jax.Array, batch: Batch, cfg: Config, *, gae_lambda: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`scores.value_targets`; no gradient flows through them."""
-    value_BL = jax.lax.stop_gradient(value_BL)
-    return scores.value_targets(value_BL, batch, cfg, gae_lambda=gae_lambda)
+def value_loss(
+    head: model.Params,
+    hidden_BLD: jax.Array,
+    batch: Batch,
+    member_BLS: jax.Array,
+    cfg: Config,
+) -> tuple[Values, tuple[jax.Array, jax.Array]]:
+    """What the values should have been, and sum and count of the value loss.
+
+    No gradient flows through what they should have been.
+    """
+    value_BL = read_values(head, hidden_BLD)
+    fixed_BL, gae_lambda = jax.lax.stop_gradient(value_BL), cfg.critic.gae_lambda
+    values = algorithms.value_targets(
+        fixed_BL, batch, member_BLS, cfg, gae_lambda=gae_lambda
+    )
+    return values, weighting.value_loss(value_BL, values.return_BL, batch.target_BL)
+
+
+def fixed_returns(
+    head: model.Params, hidden_BLD: jax.Array, batch: Batch, cfg: Config
+) -> tuple[jax.Array, jax.Array]:
+    """`(value_BL, return_BL)`, with returns that do not move.
+
+    With gae_lambda 1 a return is the discounted sum of the rewards after it, whatever
+    the values are: the fixed measure of a critic.
+    """
+    value_BL = read_values(head, hidden_BLD)
+    member_BLS = algorithms.members_of(batch)
+    fixed_BL = jax.lax.stop_gradient(value_BL)
+    values = algorithms.value_targets(fixed_BL, batch, member_BLS, cfg, gae_lambda=1.0)
+    return value_BL, values.return_BL
 
 
 def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
@@ -59,31 +84,15 @@ def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
     ).hidden_BLD
 
 
-def frozen_values(
-    head: model.Params, trunk: model.Params, batch: Batch, cfg: Config
-) -> tuple[jax.Array, jax.Array]:
-    """`(value_BL, return_BL)` on a frozen trunk, with returns that do not move.
-
-    With gae_lambda 1 a return is the discounted sum of the rewards after it, whatever
-    the values are: the fixed measure of a critic.
-    """
-    value_BL = read_values(head, _frozen_hidden(trunk, batch, cfg))
-    _, _, return_BL = value_targets(value_BL, batch, cfg, gae_lambda=1.0)
-    return value_BL, return_BL
-
-
 def make_stage1_step(cfg: Config, tx: optax.GradientTransformation):
     """One jitted update of the value head over `[A, B, L]` micro-batches."""
 
     def micro(carry, batch: Batch, head, trunk):
         hidden_BLD = _frozen_hidden(trunk, batch, cfg)
+        member_BLS = algorithms.members_of(batch)
 
         def value_sum(head):
-            value_BL = read_values(head, hidden_BLD)
-            _, _, return_BL = value_targets(
-                value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
-            )
-            return weighting.value_loss(value_BL, return_BL, batch.target_BL)
+            return value_loss(head, hidden_BLD, batch, member_BLS, cfg)[1]
 
         (total, count), grad = jax.value_and_grad(value_sum, has_aux=True)(head)
         return jax.tree.map(jnp.add, carry, (total, count, grad)), None
@@ -110,25 +119,24 @@ def train_value_head(
     cfg: Config,
     train: TrainBatches,
     validation: list[Batch],
-) -> Stage1:
-    """Stage 1: only the value head learns (`shared/run/stage1.py`)."""
+) -> tuple[model.Params, Stage1]:
+    """Stage 1: only the value head learns; the best one, and how it was found."""
     tx = optax.chain(
         optax.clip_by_global_norm(cfg.optimizer.clip_norm),
         optax.adam(cfg.critic.stage1_lr),
     )
     step = make_stage1_step(cfg, tx)
-    frozen = jax.jit(partial(frozen_values, cfg=cfg))
-
-    def update(state: Any, batches: Batch) -> tuple[Any, jax.Array]:
-        head, opt_state, value_loss = step(*state, trunk, batches)
-        return (head, opt_state), value_loss
-
-    return fit_value_head(
-        (head, tx.init(head)),
-        update,
-        lambda state, batch: frozen(state[0], trunk, batch),
-        lambda state: state[0],
-        cfg.critic,
-        train,
-        validation,
+    read = jax.jit(
+        lambda head, trunk, batch: fixed_returns(
+            head, _frozen_hidden(trunk, batch, cfg), batch, cfg
+        )
     )
+    best, opt_state, stage1 = head, tx.init(head), Stage1(cfg.critic)
+    stage1.measured([read(head, trunk, batch) for batch in validation], validation)
+    for epoch in stage1:
+        for batches in islice(train, train.steps_per_epoch(epoch - 1)):
+            head, opt_state, loss = step(head, opt_state, trunk, batches)
+        values = [read(head, trunk, batch) for batch in validation]
+        if stage1.measured(values, validation, loss):
+            best = head
+    return best, stage1

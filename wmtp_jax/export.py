@@ -16,20 +16,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from shared.config.fields import Config
-from shared.config.layers import load_config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
-from shared.run.export_command import export_main
-from shared.state import run_folder
-from shared.state.model_source import tokenizer_of_run
-from shared.state.portable_state import TrainingState, read_state, write_state
+from shared.run.main import exit_code, export_arguments
+from shared.state.model_source import run_to_export
+from shared.state.portable_state import TrainingState, read_state, write_training
+from shared.state.run_folder import recorded_inputs
 from wmtp_jax import checkpoint
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
-from wmtp_jax.state import TrainState, abstract_state, init_state
+from wmtp_jax.state import TrainState, init_state
 
 NAME = "wmtp_jax"
 
@@ -53,31 +51,15 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    path, step = run_folder.find(run, ".")
-    run_folder.check_backend(path, NAME, "python -m wmtp_torch_mps.export reads it")
-    cfg = load_config(path / "config.yaml")
-    tokenizer = tokenizer_of_run(path, cfg)
-    manager = checkpoint.open_to_read(path / "checkpoints")
-    like = abstract_state(cfg, make_optimizer(cfg, 1))
-    found = checkpoint.restore(manager, like, step)
-    manager.close()
-    if found is None:
-        raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
-    step, state, position = found
-
-    def beside(made: Path) -> None:
+    instead = "python -m wmtp_torch_mps.export reads it"
+    path, wanted, cfg, tokenizer = run_to_export(run, NAME, instead)
+    step, state, position = checkpoint.read_run(path, cfg, wanted)
+    if model_only:
+        export(folder, state.params, cfg, tokenizer)
+    else:
+        params = jax.device_get(state.params)
         kept = _training_state(state, position, cfg, path)
-        write_state(made, kept, path / "signals")
-
-    params = jax.device_get(state.params)
-    write_model(
-        folder,
-        params,
-        cfg.model,
-        cfg.heads,
-        tokenizer,
-        beside=None if model_only else beside,
-    )
+        write_training(folder, params, kept, tokenizer, path)
     return step
 
 
@@ -87,20 +69,18 @@ def _training_state(
     return TrainingState(
         backend=NAME,
         step=int(state.step),
-        optimizer=cfg.optimizer.name,
         moments=jax.device_get(moments_of(state.opt_state, cfg.optimizer)),
         position=position,
         config=cfg,
-        inputs=run_folder.recorded_inputs(run),
+        inputs=recorded_inputs(run),
         versions={"jax": jax.__version__},
         updates=updates_of(state.opt_state, int(state.step)),
         adapted=None,
     )
 
 
-def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
+def adopt(folder: Path, run: Path, cfg: Config) -> None:
     """Makes the state in an exported folder the first checkpoint of a new run."""
-    del mesh  # Orbax keeps whole arrays
     params, kept = read_state(folder)
     tx = make_optimizer(cfg, 1)
     start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
@@ -118,7 +98,11 @@ def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    return export_main(f"{NAME}.export", __doc__ or "", export_run, argv)
+    asked = export_arguments(f"{NAME}.export", __doc__ or "", argv)
+    with exit_code([]) as outcome:
+        step = export_run(asked.run, Path(asked.to), model_only=asked.model_only)
+        print(f"step {step} of {asked.run} written to {asked.to}")
+    return outcome.code
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ the trunk's own unembedding and has no parameters here.
 Axes: B rows, L positions, K heads, V vocabulary, D width.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import jax
 import jax.numpy as jnp
 
@@ -28,32 +31,10 @@ def init_params(key: jax.Array, cfg: ModelConfig, heads: HeadsConfig) -> Params:
 def init_heads(
     key: jax.Array, trunk: Params, cfg: ModelConfig, heads: HeadsConfig
 ) -> Params:
-    """Parameters of heads k >= 1, stacked: `{}` for K = 1.
-
-    `linear`: an unembedding of their own each, random or a copy of head 0's.
-    `residual`: `h + W2 silu(W1 h)` with W2 = 0, so that each starts as head 0.
-    `block`: a copy of the last block and of the final norm.
-    """
-    extra, D = heads.count - 1, cfg.width
-
-    def copies(x):
-        return jnp.repeat(x[None], extra, axis=0)
-
-    if extra == 0:
+    """Parameters of heads k >= 1, stacked: `{}` for K = 1."""
+    if heads.count == 1:
         return {}
-    if heads.type == "linear" and heads.linear_start == "unembedding":
-        return {"unembed": copies(trunk.get("unembed", trunk["embed"]))}
-    if heads.type == "linear":
-        shape = (extra, cfg.vocab_size, D)
-        return {"unembed": cfg.init_deviation * jax.random.normal(key, shape)}
-    if heads.type == "residual":
-        inner = cfg.init_deviation * jax.random.normal(key, (extra, D, D))
-        return {"inner": inner, "outer": jnp.zeros((extra, D, D))}
-    last = jax.tree.map(lambda x: x[-1], trunk["blocks"])
-    return {
-        "blocks": jax.tree.map(copies, last),
-        "norms": jax.tree.map(copies, trunk["norm"]),
-    }
+    return HEAD_FUNCTIONS[heads.type].init(key, trunk, cfg, heads)
 
 
 def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
@@ -63,31 +44,91 @@ def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
     `s = heads.trunk_gradient_scale`.
     """
     heads, hidden_BLD = cfg.heads, outputs.hidden_BLD
-    extra = heads.count - 1
-    if extra == 0:
+    if heads.count == 1:
         return hidden_BLD[None]
-    scaled_BLD = _scale_gradient(hidden_BLD, heads.trunk_gradient_scale)
-    if heads.type == "linear":
-        states = [scaled_BLD] * extra
-    elif heads.type == "residual":
-        inner, outer = (params["heads"][name] for name in ("inner", "outer"))
-        states = [
-            scaled_BLD + _residual(scaled_BLD, inner[k], outer[k]) for k in range(extra)
-        ]
-    else:
-        residual_BLD = _scale_gradient(outputs.residual_BLD, heads.trunk_gradient_scale)
-        states = []
-        for k in range(extra):
-            block, norm = (
-                jax.tree.map(lambda x, k=k: x[k], params["heads"][name])
-                for name in ("blocks", "norms")
-            )
-            states.append(
-                block_state(
-                    block, norm, residual_BLD, outputs.positions, cfg.model, cfg.machine
-                )
-            )
-    return jnp.stack([hidden_BLD, *states])
+    scale = heads.trunk_gradient_scale
+    read = replace(
+        outputs,
+        hidden_BLD=_scale_gradient(hidden_BLD, scale),
+        residual_BLD=_scale_gradient(outputs.residual_BLD, scale),
+    )
+    # An unembedding is no part of a state, and large.
+    own = {name: x for name, x in params["heads"].items() if name != "unembed"}
+    states = [hidden_BLD]
+    for k in range(heads.count - 1):
+        head = jax.tree.map(lambda x, k=k: x[k], own)
+        states.append(HEAD_FUNCTIONS[heads.type].state(head, read, cfg))
+    return jnp.stack(states)
+
+
+# The types of heads: how each starts, stacked, and how one makes its state.
+
+
+@dataclass(frozen=True)
+class HeadFunctions:
+    """What a type of `shared/head_types.py` computes.
+
+    Attributes:
+      init: `(key, trunk, model, heads)` -> parameters of heads k >= 1, stacked.
+      state: `(parameters of one head, outputs of the trunk, cfg)` -> `state_BLD`.
+    """
+
+    init: Callable[[jax.Array, Params, ModelConfig, HeadsConfig], Params]
+    state: Callable[[Params, Outputs, Config], jax.Array]
+
+
+def _init_linear(key, trunk, cfg, heads):
+    """An unembedding each, random or a copy of head 0's."""
+    if heads.linear_start == "unembedding":
+        copied = trunk.get("unembed", trunk["embed"])
+        return {"unembed": jnp.repeat(copied[None], heads.count - 1, axis=0)}
+    shape = (heads.count - 1, cfg.vocab_size, cfg.width)
+    return {"unembed": cfg.init_deviation * jax.random.normal(key, shape)}
+
+
+def _linear_state(head, outputs, cfg):
+    return outputs.hidden_BLD
+
+
+def _init_residual(key, trunk, cfg, heads):
+    """W2 is 0, so that each starts as head 0."""
+    shape = (heads.count - 1, cfg.width, cfg.width)
+    inner = cfg.init_deviation * jax.random.normal(key, shape)
+    return {"inner": inner, "outer": jnp.zeros(shape)}
+
+
+def _residual_state(head, outputs, cfg):
+    h_BLD = outputs.hidden_BLD
+    inner_DD, outer_DD = (head[name].astype(h_BLD.dtype) for name in ("inner", "outer"))
+    return h_BLD + jax.nn.silu(h_BLD @ inner_DD) @ outer_DD
+
+
+def _init_block(key, trunk, cfg, heads):
+    """A copy of the last block and of the final norm."""
+    extra = heads.count - 1
+    last = jax.tree.map(lambda x: x[-1], trunk["blocks"])
+    blocks, norms = jax.tree.map(
+        lambda x: jnp.repeat(x[None], extra, axis=0), (last, trunk["norm"])
+    )
+    return {"blocks": blocks, "norms": norms}
+
+
+def _block_state(head, outputs, cfg):
+    return block_state(
+        head["blocks"],
+        head["norms"],
+        outputs.residual_BLD,
+        outputs.positions,
+        cfg.model,
+        cfg.machine,
+    )
+
+
+HEAD_FUNCTIONS = {
+    "linear": HeadFunctions(_init_linear, _linear_state),
+    "residual": HeadFunctions(_init_residual, _residual_state),
+    "block": HeadFunctions(_init_block, _block_state),
+}
 
 
 def unembeddings(params: Params) -> tuple[jax.Array, jax.Array | None]:
@@ -100,8 +141,3 @@ def _scale_gradient(x: jax.Array, scale: float) -> jax.Array:
     if scale == 1.0:
         return x
     return scale * x + (1 - scale) * jax.lax.stop_gradient(x)
-
-
-def _residual(h_BLD: jax.Array, inner_DD: jax.Array, outer_DD: jax.Array) -> jax.Array:
-    inner_DD, outer_DD = inner_DD.astype(h_BLD.dtype), outer_DD.astype(h_BLD.dtype)
-    return jax.nn.silu(h_BLD @ inner_DD) @ outer_DD

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from shared import weighting
 from shared.algorithms import (
     Extremes,
+    Known,
     Sums,
     add_up,
     head_weights,
+    members_of,
     needs_nll,
     score_tokens,
     weigh,
@@ -29,18 +30,6 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_jax import critic, heads, model, unembed
-
-jax.tree_util.register_dataclass(
-    Batch,
-    data_fields=[
-        name for name in Batch.__dataclass_fields__ if name != "num_documents"
-    ],
-    meta_fields=["num_documents"],
-)
-
-
-jax.tree_util.register_dataclass(Sums)
-jax.tree_util.register_dataclass(Extremes)
 
 
 def run_trunk(
@@ -96,17 +85,23 @@ def micro_batch_sums(
     """
     outputs = run_trunk(params, batch, cfg, dropout_key)
     targets_BLK, mask_BLK = targets_of(batch, cfg)
-    value_BL, value = None, (jnp.zeros(()), jnp.zeros(()))
-    if cfg.algo == "critic":
-        value_BL, value = _value_loss(params, outputs, batch, cfg)
+    member_BLS = members_of(batch)
+    values, value = None, (jnp.zeros(()), jnp.zeros(()))
+    if cfg.algorithm.value_head:
+        hidden_BLD = outputs.hidden_BLD
+        if not cfg.critic.trunk_gradient:
+            hidden_BLD = jax.lax.stop_gradient(hidden_BLD)
+        head = params["value"]
+        values, value = critic.value_loss(head, hidden_BLD, batch, member_BLS, cfg)
     unembeddings = heads.unembeddings(params)
     nll_BL = scored = None
     if needs_nll(cfg):
         first = (outputs.hidden_BLD, targets_BLK[:, :, 0], mask_BLK[:, :, 0])
         nll_BL, scored = unembed.score_rows(*first, unembeddings[0], mesh=mesh)
-    score_BL = score_tokens(nll_BL, value_BL, batch, cfg)
+    known = Known(batch=batch, member_BLS=member_BLS, nll_BL=nll_BL, values=values)
     # Weights are constants of the loss: the place where their gradient is stopped.
-    w_BLK = jax.lax.stop_gradient(weigh(score_BL, mask_BLK, batch, cfg))
+    w_BLK = weigh(score_tokens(known, cfg), mask_BLK, known, cfg)
+    w_BLK = jax.lax.stop_gradient(w_BLK)
     head_weight_K = jnp.asarray(head_weights(cfg), w_BLK.dtype)
     loss_sum, nll_BLK = unembed.weighted_nll_heads(
         heads.head_states(params, outputs, cfg),
@@ -119,17 +114,3 @@ def micro_batch_sums(
     )
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
     return replace(sums, loss_sum=loss_sum), extremes
-
-
-def _value_loss(
-    params: model.Params, outputs: model.Outputs, batch: Batch, cfg: Config
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """`value_BL`, and sum and count of the value loss."""
-    hidden_BLD = outputs.hidden_BLD
-    if not cfg.critic.trunk_gradient:
-        hidden_BLD = jax.lax.stop_gradient(hidden_BLD)
-    value_BL = critic.read_values(params["value"], hidden_BLD)
-    _, _, return_BL = critic.value_targets(
-        value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
-    )
-    return value_BL, weighting.value_loss(value_BL, return_BL, batch.target_BL)

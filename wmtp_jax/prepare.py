@@ -19,11 +19,14 @@ from pathlib import Path
 
 import jax
 
+from shared.algorithms import ALGORITHMS, PLAIN
 from shared.config.fields import Config
 from shared.config.layers import build
+from shared.head_types import HEAD_TYPES
 from shared.huggingface.folder import write_model
 from shared.run.command_line import model_layer
 from shared.run.inputs import read_tokenizer
+from shared.run.main import exit_code
 from shared.state.model_source import find_folder
 from wmtp_jax.init_params import init_params, load_params
 from wmtp_jax.model import Params
@@ -49,7 +52,7 @@ def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:
         )
     cfg, tokenizer = read_tokenizer(cfg)
     if kind == "reward":
-        if cfg.algo == "critic":
+        if cfg.algorithm.value_head:
             raise ValueError("--value-head must go with --kind causal, got reward")
         cfg = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
     params = jax.jit(lambda: init_params(cfg))() if random_init else load_params(cfg)
@@ -68,61 +71,45 @@ def _with_score(params: Params, cfg: Config) -> Params:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Options whose `dest` names a field of the config give that field."""
     parser = argparse.ArgumentParser(
-        prog="python -m wmtp_jax.prepare", description=(__doc__ or "").splitlines()[0]
+        prog="python -m wmtp_jax.prepare",
+        description=(__doc__ or "").splitlines()[0],
+        argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument(
-        "--model", required=True, help="preset, Hugging Face folder, or hub name"
-    )
-    parser.add_argument("--revision", default="", help="commit, tag or branch")
-    parser.add_argument("--tokenizer", default="", help="folder; default: the model's")
-    parser.add_argument("--heads", type=int, default=4, help="K, head 0 included")
-    parser.add_argument(
-        "--head-type", choices=("linear", "residual", "block"), default=None
-    )
-    parser.add_argument(
-        "--linear-start", choices=("random", "unembedding"), default=None
-    )
-    parser.add_argument("--random-init", action="store_true", help="new weights")
-    parser.add_argument(
-        "--value-head", action="store_true", help="a new one too, for --algo critic"
-    )
-    parser.add_argument("--kind", choices=("causal", "reward"), default="causal")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, help="folder to write; must be new")
+    add, model = parser.add_argument, "preset, Hugging Face folder, or hub name"
+    add("--model", required=True, dest="model.name", help=model)
+    add("--revision", dest="model.revision", help="commit, tag or branch")
+    add("--tokenizer", dest="data.tokenizer", help="folder; default: the model's")
+    count = {"dest": "heads.count", "type": int, "default": 4}
+    add("--heads", **count, help="K, head 0 included")
+    add("--head-type", dest="heads.type", choices=tuple(HEAD_TYPES))
+    starts = {"dest": "heads.linear_start", "choices": ("random", "unembedding")}
+    add("--linear-start", **starts)
+    add("--random-init", action="store_true", default=False, help="new weights")
+    critic = next(name for name, row in ALGORITHMS.items() if row.value_head)
+    value = {"dest": "algo", "action": "store_const", "const": critic}
+    add("--value-head", **value, help=f"a new one too, for --algo {critic}")
+    add("--kind", choices=("causal", "reward"), default="causal")
+    add("--seed", type=int)
+    add("--out", type=Path, required=True, help="folder to write; must be new")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    asked = _parser().parse_args(argv)
-    given = {
-        "model.name": asked.model,
-        "model.revision": asked.revision,
-        "data.tokenizer": asked.tokenizer,
-        "heads.count": asked.heads,
-        "heads.fresh": True,
-        "seed": asked.seed,
-        "algo": "critic" if asked.value_head else "baseline",
-    }
-    given |= {"heads.type": asked.head_type} if asked.head_type else {}
-    given |= {"heads.linear_start": asked.linear_start} if asked.linear_start else {}
-    try:
-        layer = model_layer(asked.model, asked.revision)
+    given = vars(_parser().parse_args(argv))
+    asked = {name: given.pop(name) for name in ("out", "kind", "random_init")}
+    with exit_code([]) as outcome:
+        layer = model_layer(given["model.name"], given.get("model.revision", ""))
         # Nothing is trained here, so no row has to fit the model.
-        layer |= {"data.max_length": max(2, asked.heads + 1)}
-        cfg = prepare(
-            build(layer | given),
-            Path(asked.out),
-            kind=asked.kind,
-            random_init=asked.random_init,
-        )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    heads = "a reward model" if asked.kind == "reward" else f"K = {cfg.heads.count}"
-    print(f"{cfg.model.family}, {cfg.model.num_layers} layers, {heads}: {asked.out}")
-    return 0
+        layer |= {"data.max_length": max(2, given["heads.count"] + 1)}
+        layer |= {"heads.fresh": True, "algo": PLAIN}
+        cfg = prepare(build(layer | given), **asked)
+        is_reward, model = asked["kind"] == "reward", cfg.model
+        heads = "a reward model" if is_reward else f"K = {cfg.heads.count}"
+        print(f"{model.family}, {model.num_layers} layers, {heads}: {asked['out']}")
+    return outcome.code
 
 
 if __name__ == "__main__":

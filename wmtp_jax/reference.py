@@ -1,12 +1,13 @@
 """Frozen models: one is trained first if nobody names it, and they pass over the data.
 
-What a pass leaves per document fills the signal cache (`shared/signals/measure.py`).
+What a pass leaves per document fills the signal cache (`shared/signals/passes.py`).
 
 Axes: B rows, L positions, K heads, D width.
 """
 
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +17,54 @@ from shared.axes import shift_to_tokens
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.documents import Split
-from shared.signals.passes import Answer, reference_batches, run_steps
-from wmtp_jax import model, sharding
+from shared.run.inputs import reference_batches
+from shared.run.open_run import Run
+from shared.signals.columns import COLUMNS
+from shared.signals.passes import FrozenModel
+from shared.state.frozen_models import read_weights
+from shared.tracking.console import Progress
+from wmtp_jax import checkpoint, model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import make_state
 from wmtp_jax.step import make_train_step
 
+Answer = Callable[[Batch], jax.Array]
 
-def place(tree: model.Params, cfg: Config, mesh: Mesh) -> model.Params:
-    """A tree of NumPy arrays on the devices."""
-    del cfg
+
+def measure_signals(run: Run, mesh: Mesh) -> None:
+    """Makes every pass that no cache holds; a model is read once for all of its own."""
+    for frozen, passes in run.missing():
+        params = load_frozen(frozen, run, mesh)
+        made = {n: make(params, frozen.cfg, mesh) for n, make in ANSWERS.items()}
+        for wanted in passes:
+            answer = made[COLUMNS[wanted.name].answer]
+            for batch in wanted:
+                wanted.keep(answer(batch))
+
+
+def load_frozen(frozen: FrozenModel, run: Run, mesh: Mesh) -> model.Params:
+    """Its weights on the devices, from a run, from a folder, or trained here first."""
+    if frozen.folder is None:
+        return train_reference(frozen.cfg, run.inputs.splits["reference"], mesh)
+    if frozen.run is not None:
+        tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
+    else:
+        tree = read_weights(frozen)
     return jax.device_put(tree, sharding.replicated(mesh))
 
 
 def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
     """Plain next-token training of the start model on the `reference` split."""
-    batches, num_steps = reference_batches(cfg, split)
+    train, num_steps = reference_batches(cfg, split)
     tx = make_optimizer(cfg, num_steps)
     state = jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
-    return run_steps(state, step, batches, num_steps).params
+    with Progress(num_steps, "reference", every=20) as progress:
+        for number, batches in enumerate(islice(train, num_steps), 1):
+            state, metrics = step(state, batches)
+            progress.update(number, loss=float(metrics["loss"]))  # host sync
+    return state.params
 
 
 def make_ref_nll(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
@@ -47,7 +75,7 @@ def make_ref_nll(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
         nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
         return jnp.where(batch.target_BL, nll_BL, 0.0)
 
-    return _on(mesh, head_0_nll, params)
+    return partial(sharding.jit_pass(head_0_nll, mesh), params)
 
 
 def make_scores(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
@@ -60,16 +88,7 @@ def make_scores(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
         hidden_BLD = run_trunk(params, batch, cfg).hidden_BLD.astype(jnp.float32)
         return jnp.einsum("bld,d->bl", hidden_BLD, params["score"])
 
-    return _on(mesh, scores, params)
+    return partial(sharding.jit_pass(scores, mesh), params)
 
 
-def _on(
-    mesh: Mesh,
-    function: Callable[[model.Params, Batch], jax.Array],
-    params: model.Params,
-) -> Answer:
-    """The function of a batch, compiled; its numbers may still be computed."""
-    whole = sharding.replicated(mesh)
-    rows = sharding.split_rows(mesh, micro_batches=False)
-    jitted = jax.jit(function, in_shardings=(whole, rows), out_shardings=whole)
-    return partial(jitted, params)
+ANSWERS = {"nll": make_ref_nll, "score": make_scores}  # `Column.answer` -> its maker

@@ -4,17 +4,18 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from shared.data.batches import Batch
-from shared.data.packing import documents_per_row
+from shared.config.fields import Config
 from shared.run import report
-from shared.run.inputs import Inputs, count_steps, make_batches
+from shared.run.inputs import count_steps, make_batches
+from shared.run.open_run import config_in_force, look
+from wmtp_jax.export import NAME
 from wmtp_jax.init_params import init_params
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.sharding import find_mesh
 from wmtp_jax.state import abstract_state
-from wmtp_jax.step import make_train_step
+from wmtp_jax.step import compile_step, make_train_step
 
 MIB = 1024**2
 
@@ -27,33 +28,24 @@ def count_parameters(params: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def dry_run(inputs: Inputs) -> None:
+def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
     """Prints config, parameters, batch shapes and memory of a run; writes nothing."""
+    cfg = config_in_force(cfg, resume, overrides, NAME)
+    mesh = find_mesh(cfg)
+    inputs = look(cfg, resume, NAME)
     cfg = inputs.cfg
     shapes = jax.eval_shape(lambda: init_params(cfg))
     train, validation = make_batches(cfg, inputs.splits, None)
     num_steps = count_steps(cfg, train)
-    shape = (cfg.train.accumulation, cfg.data.batch_size, cfg.data.max_length)
-    memory = _compile(inputs, num_steps, shape).memory_analysis()
+    tx = make_optimizer(cfg, num_steps)
+    step, _ = make_train_step(cfg, tx, num_steps, mesh)
+    memory = compile_step(step, abstract_state(cfg, tx), cfg).memory_analysis()
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     rows = [
         ("memory: parameters, moments, batch", f"{held / MIB:,.0f} MiB"),
         ("memory: temporary in a step (XLA)", f"{temporary / MIB:,.0f} MiB"),
     ]
     report.show_plan(inputs, count_parameters(shapes), num_steps, validation, rows)
-
-
-def _compile(inputs: Inputs, num_steps: int, shape: tuple[int, int, int]) -> Any:
-    cfg = inputs.cfg
-    tx = make_optimizer(cfg, num_steps)
-    state = abstract_state(cfg, tx)
-    step, _ = make_train_step(cfg, tx, num_steps, inputs.device)
-    types = {name: jnp.int32 for name in ("tokens_BL", "document_BL", "positions_BL")}
-    types |= {"target_BL": jnp.bool_, "permutation_BL": jnp.int32}
-    types |= {name: jnp.float32 for name in ("ref_nll_BL", "reward_BL", "noise_BL")}
-    arrays = {n: jax.ShapeDtypeStruct(shape, dtype) for n, dtype in types.items()}
-    num_documents = documents_per_row(cfg.data.max_length, cfg.data.layout)
-    return step.lower(state, Batch(**arrays, num_documents=num_documents)).compile()
 
 
 def machine(params: Params) -> dict[str, Any]:

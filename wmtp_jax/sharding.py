@@ -5,14 +5,15 @@ Parameters lie everywhere, rows of a batch are split evenly.
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shared.config.fields import Config
-from shared.run.backend import require_usable
 from shared.tracking.flops import peak_flops
 
 log = logging.getLogger("wmtp")
@@ -30,7 +31,7 @@ def find_mesh(cfg: Config) -> Mesh:
       ValueError: as `make_mesh`, and for what only torch computes in.
     """
     machine = cfg.machine
-    require_usable(cfg, USABLE, "wmtp_jax")
+    cfg.machine.require_usable(USABLE, "wmtp_jax")
     if machine.device == "mps":
         log.warning("machine.device mps is torch's: wmtp_jax takes the CPU here")
         cfg = replace(cfg, machine=replace(machine, device="cpu"))
@@ -61,37 +62,27 @@ def make_mesh(cfg: Config) -> Mesh:
     try:
         devices = jax.devices(None if kind == "auto" else kind)
     except RuntimeError:
-        found = sorted({device.platform for device in jax.devices()})
-        raise ValueError(
-            f"machine.device must be a device that JAX sees here ({', '.join(found)}), "
-            f"got {kind!r}"
-        ) from None
+        found = ", ".join(sorted({device.platform for device in jax.devices()}))
+        seen = f"a device that JAX sees here ({found})"
+        cfg.machine.require("device", False, seen)
     if cfg.machine.attention == "cudnn":
         _require_cudnn(cfg, devices[0].platform)
-    if cfg.data.batch_size % len(devices):
-        raise ValueError(
-            f"data.batch_size must be a multiple of the {len(devices)} devices, got "
-            f"{cfg.data.batch_size}"
-        )
+    whole = cfg.data.batch_size % len(devices) == 0
+    cfg.data.require("batch_size", whole, f"a multiple of the {len(devices)} devices")
     return Mesh(devices, ("data",))
 
 
 def _require_cudnn(cfg: Config, platform: str) -> None:
     """What cuDNN's attention asks for, said before JAX fails on it."""
-    if platform != "gpu":
-        raise ValueError(
-            f"machine.attention cudnn must run on a GPU, got the device {platform!r}"
-        )
-    if cfg.model.H % 8 or cfg.model.H > 128:
-        raise ValueError(
-            "machine.attention cudnn must have attention heads of a width that is a "
-            f"multiple of 8 and at most 128, got {cfg.model.H}"
-        )
-    if cfg.data.max_length % 8:  # rows of evaluation are a quarter or half as long
-        raise ValueError(
-            "machine.attention cudnn must have data.max_length as a multiple of 8, got "
-            f"{cfg.data.max_length}"
-        )
+    H, length = cfg.model.H, cfg.data.max_length
+    for holds, required, got in (
+        (platform == "gpu", "run on a GPU", f"the device {platform!r}"),
+        (H % 8 == 0 and H <= 128, "have heads of a width 8, 16, ... or 128", H),
+        # Rows of evaluation are a quarter or half as long.
+        (length % 8 == 0, "have data.max_length as a multiple of 8", length),
+    ):
+        if not holds:
+            raise ValueError(f"machine.attention cudnn must {required}, got {got}")
 
 
 def keep_compiled(cfg: Config) -> None:
@@ -114,3 +105,9 @@ def split_rows(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:
     if micro_batches:
         return NamedSharding(mesh, PartitionSpec(None, "data"))
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def jit_pass(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A function of parameters and rows `[B, L]`, jitted; its answer is everywhere."""
+    whole, rows = replicated(mesh), split_rows(mesh, micro_batches=False)
+    return jax.jit(function, in_shardings=(whole, rows), out_shardings=whole)

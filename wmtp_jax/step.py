@@ -7,6 +7,7 @@ sharding of the rows) and divided once, so 1 x 8 and 8 x 1 are the same step.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from shared.algorithms import Extremes, Sums, gradient_scales, step_metrics
 from shared.config.fields import Config
 from shared.data.batches import Batch
+from shared.data.packing import documents_per_row
 from wmtp_jax import critic, sharding
 from wmtp_jax.loss import micro_batch_sums, run_heads
 from wmtp_jax.optimizer import freeze_trunk, make_schedule
@@ -43,11 +45,11 @@ def gradients(
 
     _, pull_back, (sums, extremes) = jax.vjp(losses, params, has_aux=True)
     one, zero = jnp.ones(()), jnp.zeros(())
-    if cfg.algo == "critic" and cfg.critic.trunk_gradient:
+    if cfg.algorithm.value_head and cfg.critic.trunk_gradient:
         (grad_L,), (grad_V,) = pull_back((one, zero)), pull_back((zero, one))
         return grad_L, grad_V, sums, extremes
     (both,) = pull_back((one, one))
-    if cfg.algo != "critic":
+    if not cfg.algorithm.value_head:
         return both, {}, sums, extremes
     silent = jax.tree.map(jnp.zeros_like, both["value"])
     return {**both, "value": silent}, {"value": both["value"]}, sums, extremes
@@ -154,6 +156,25 @@ def make_train_step(
     return jitted, traces
 
 
+def abstract_batch(cfg: Config) -> Batch:
+    """Shapes and dtypes of the batches `[A, B, L]` that a run trains on."""
+    shape = (cfg.train.accumulation, cfg.data.batch_size, cfg.data.max_length)
+    types = {"target_BL": jnp.bool_, "noise_BL": jnp.float32}
+    names = ("tokens_BL", "document_BL", "positions_BL", "permutation_BL")
+    types |= {name: jnp.int32 for name in names}
+    number = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return Batch(
+        **{name: jax.ShapeDtypeStruct(shape, type_) for name, type_ in types.items()},
+        signals={name: number for name in cfg.algorithm.signals},
+        num_documents=documents_per_row(cfg.data.max_length, cfg.data.layout),
+    )
+
+
+def compile_step(jitted: Any, state: TrainState, cfg: Config) -> Any:
+    """The step compiled before the first batch is there; as fast, and told apart."""
+    return jitted.lower(state, abstract_batch(cfg)).compile()
+
+
 def eval_step(
     params: Any, batch: Batch, *, cfg: Config, mesh: Mesh | None = None
 ) -> dict[str, jax.Array]:
@@ -163,19 +184,13 @@ def eval_step(
         "nll_K": jnp.sum(nll_BLK, axis=(0, 1)),
         "count_K": jnp.sum(mask_BLK, axis=(0, 1)),
     }
-    if cfg.algo == "critic":
-        value_BL = critic.read_values(params["value"], outputs.hidden_BLD)
-        _, _, return_BL = critic.value_targets(value_BL, batch, cfg, gae_lambda=1.0)
+    if cfg.algorithm.value_head:
+        head, hidden_BLD = params["value"], outputs.hidden_BLD
+        value_BL, return_BL = critic.fixed_returns(head, hidden_BLD, batch, cfg)
         result |= {"value_BL": value_BL, "return_BL": return_BL}
     return result
 
 
 def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[..., Any]:
     """The jitted evaluation pass; it compiles once per length bucket."""
-    whole = sharding.replicated(mesh)
-    rows = sharding.split_rows(mesh, micro_batches=False)
-    return jax.jit(
-        lambda params, batch: eval_step(params, batch, cfg=cfg, mesh=mesh),
-        in_shardings=(whole, rows),
-        out_shardings=whole,
-    )
+    return sharding.jit_pass(partial(eval_step, cfg=cfg, mesh=mesh), mesh)

@@ -1,126 +1,137 @@
 """Trains a model: `python -m wmtp_jax.train --algo critic`.
 
-`_train` reads from top to bottom: signals, model, value head, loop, summary. What comes
-before it (config, data, run folder) is `shared/run/main.py`.
+`train` reads from top to bottom: run folder and inputs, signals, state, value head, the
+jitted step, the loop, summary. `docs/reading.md` walks through all that it calls.
 """
 
-import logging
 import sys
-import time
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
+from optax import GradientTransformation
 
 from shared.config.fields import Config
+from shared.data.batches import Batch, TrainBatches
 from shared.files import replace_folder
-from shared.run import main as launch
-from shared.run.backend import Backend
-from shared.run.inputs import Inputs, count_steps, make_batches
-from shared.run.loop import Parts, Progressed
-from shared.run.report import finish, log_stage1, summarize
-from shared.run.session import finished_already, open_signals, train_to_end
-from shared.tracking.tracking import open_trackers
-from wmtp_jax import checkpoint, critic, reference, report
+from shared.run.freed_memory import keep_freed_memory, use_one_heap
+from shared.run.inputs import count_steps, make_batches
+from shared.run.loop import Loop
+from shared.run.main import asked_of, exit_code
+from shared.run.open_run import Run, config_in_force, open_run
+from shared.state.checkpoints import Progressed
+from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
-from wmtp_jax.state import abstract_state, make_state
-from wmtp_jax.step import make_eval_step, make_train_step
-
-log = logging.getLogger("wmtp")
-
-BACKEND = Backend(
-    name=NAME,
-    versions={"jax": jax.__version__},
-    kind_of=kind_of,
-    find_device=find_mesh,
-    identify=checkpoint.identify,
-    read_trunk=checkpoint.read_trunk,
-    adopt=adopt,
-    place=reference.place,
-    train_reference=reference.train_reference,
-    make_ref_nll=reference.make_ref_nll,
-    make_scores=reference.make_scores,
-)
+from wmtp_jax.state import TrainState, abstract_state, make_state
+from wmtp_jax.step import compile_step, make_eval_step, make_train_step
 
 
-def run(cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None) -> dict:
-    """One training run, from config to summary; see `launch.run`."""
-    return launch.run(BACKEND, _train, cfg, resume, overrides)
+def train(
+    cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One training run, from config to summary: what `summary.json` holds.
+
+    Args:
+      cfg: what to run; with `resume` only its output_dir is read.
+      resume: a run or checkpoint to go on with, or an exported folder of either
+        backend.
+      overrides: fields given explicitly with `resume`.
+
+    Raises:
+      ValueError: for anything the user can mend.
+    """
+    cfg = config_in_force(cfg, resume, overrides or {}, NAME)
+    mesh = find_mesh(cfg)
+    computed_by = {"device": kind_of(mesh), "jax": jax.__version__}
+    with open_run(cfg, resume, NAME, computed_by) as run:
+        cfg = run.cfg
+        keep_compiled(cfg)
+        if run.adopted:
+            adopt(run.adopted, run.path, cfg)
+        measure_signals(run, mesh)
+        training, validation = make_batches(cfg, run.inputs.splits, run.signals())
+        num_steps = count_steps(cfg, training)
+        tx = make_optimizer(cfg, num_steps)
+        folder, keep = run.path / "checkpoints", cfg.train.keep_checkpoints
+        with closing(checkpoint.open_manager(folder, keep=keep)) as manager:
+            start, state, done = begin(run, manager, tx, training, validation)
+            if (summary := run.finished_already(start, num_steps)) is not None:
+                return summary
+            checkpoint.drop_after(manager, start)
+            state = jax.device_put(state, replicated(mesh))
+            eval_step = make_eval_step(cfg, mesh)
+            train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
+            data, peak = (training, validation), peak_of(mesh, cfg)
+            with Loop(run, done, start, num_steps, *data, peak_flops=peak) as loop:
+                if loop.is_new:
+                    loop.evaluated(0, [eval_step(state.params, b) for b in validation])
+                    checkpoint.save(manager, 0, state, loop.position())
+                train_step = compile_step(train_step, state, cfg)
+                keep_freed_memory()
+                for number, batches in loop:
+                    state, metrics = train_step(state, batches)
+                    loop.log(number, metrics, batches)
+                    if loop.evaluates(number):
+                        results = [eval_step(state.params, b) for b in validation]
+                        loop.evaluated(number, results)
+                    if loop.saves(number):
+                        checkpoint.save(manager, number, state, loop.position())
+
+        if cfg.train.export:
+            model = {"params": state.params, "cfg": cfg}
+            write = partial(export, **model, tokenizer=run.inputs.tokenizer)
+            replace_folder(run.path / "model", write)
+        machine = report.machine(state.params) | {"train_step_traces": len(traces)}
+        return run.finish(done, int(state.step), num_steps, machine, loop.ui_command)
 
 
-def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
-    cfg, mesh = inputs.cfg, inputs.device
-    started = time.perf_counter()
-    keep_compiled(cfg)
-    signals = open_signals(inputs, path, BACKEND)
-    train, validation = make_batches(cfg, inputs.splits, signals)
-    num_steps = count_steps(cfg, train)
-    tx = make_optimizer(cfg, num_steps)
+def begin(
+    run: Run,
+    manager: checkpoint.Manager,
+    tx: GradientTransformation,
+    training: TrainBatches,
+    validation: list[Batch],
+) -> tuple[int, TrainState, Progressed]:
+    """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
 
-    manager = checkpoint.open_manager(
-        path / "checkpoints", keep=cfg.train.keep_checkpoints
-    )
-    like = abstract_state(cfg, tx)
-    found = checkpoint.restore(manager, like, step) if resumed else None
+    `training` is put where the checkpoint was.
+    """
+    cfg, found = run.cfg, None
+    if run.resumed:
+        found = checkpoint.restore(manager, abstract_state(cfg, tx), run.step)
     if found is not None:
         start, state, position = found
         done = Progressed(**position)
-        train.restore(done.data)
-        if (summary := finished_already(path, start, num_steps)) is not None:
-            manager.close()
-            return summary
-        checkpoint.drop_after(manager, start)
-        log.info("going on from the checkpoint of step %d", start)
-    else:
-        start, done = 0, Progressed(train.state())
-        state = make_state(cfg, tx)
-        if cfg.algo == "critic":
-            fresh, _ = make_batches(cfg, inputs.splits, signals)
-            params = state.params
-            stage1 = critic.train_value_head(
-                params["value"], params["trunk"], cfg, fresh, validation
-            )
-            log_stage1(stage1)
-            done.stage1 = stage1.summary()
-            state = replace(state, params={**params, "value": stage1.head})
-    state = jax.device_put(state, replicated(mesh))
-    # A run killed before its first checkpoint starts again, without any row.
-    resume_step = (start if found else -1) if resumed else None
-    tracker = open_trackers(cfg, path, resume_step=resume_step)
-    train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
-    parts = Parts(
-        cfg=cfg,
-        num_steps=num_steps,
-        step=train_step,
-        eval_step=make_eval_step(cfg, mesh),
-        save=lambda *checkpoint_of: checkpoint.save(manager, *checkpoint_of),
-        train=train,
-        validation=validation,
-        tracker=tracker,
-        asynchronous=True,
-        peak_flops=peak_of(mesh, cfg),
-    )
-    with closing(manager):
-        state = train_to_end(state, done, start, parts, path)
-    if cfg.train.export:
-        model = {"params": state.params, "cfg": cfg, "tokenizer": inputs.tokenizer}
-        replace_folder(path / "model", partial(export, **model))
-    machine = report.machine(state.params) | {"train_step_traces": len(traces)}
-    steps = int(state.step)
-    summary = summarize(inputs, signals, done, steps, num_steps, machine)
-    summary["seconds"] = round(time.perf_counter() - started, 1)
-    finish(path, cfg, summary, tracker.ui_command)
-    return summary
+        training.restore(done.data)
+        return start, state, done
+    state, done = make_state(cfg, tx), Progressed(training.state())
+    if cfg.algorithm.value_head:
+        trunk, head = state.params["trunk"], state.params["value"]
+        of_stage1 = copy(training)
+        head, stage1 = critic.train_value_head(head, trunk, cfg, of_stage1, validation)
+        done.stage1 = stage1.summary()
+        state = replace(state, params={**state.params, "value": head})
+    return 0, state, done
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
-    return launch.main(BACKEND, _train, report.dry_run, argv)
+    if argv is None:  # a program of its own, not a call from another
+        use_one_heap()
+    arguments = sys.argv[1:] if argv is None else argv
+    with exit_code(arguments) as outcome:
+        asked = asked_of(arguments, NAME)
+        if asked.dry_run:
+            report.dry_run(asked.config, asked.resume, asked.overrides)
+        else:
+            train(asked.config, asked.resume, asked.overrides)
+    return outcome.code
 
 
 if __name__ == "__main__":

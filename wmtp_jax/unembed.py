@@ -24,6 +24,9 @@ Heads = tuple[jax.Array, jax.Array, jax.Array | None]  # states_KRD, shared_VD, 
 # What is found of rows: the arrays it starts from, and how a part of them is filled.
 NLL = (row_blocks.nll_start, row_blocks.nll)
 GRADIENT = (row_blocks.gradient_start, row_blocks.nll_and_gradient)
+# Where arrays lie: `[K, R, ...]`, `[V, D]`, `[R, ...]`.
+SPLIT, WHOLE = PartitionSpec(None, "data"), PartitionSpec()
+BY_ROW = PartitionSpec("data")
 Core = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -164,21 +167,13 @@ def _run(
     scored: Scored | None = None,
 ) -> tuple[tuple[jax.Array, ...], Any, Any]:
     """`core` of every head: arrays of rows `[K, R, ...]`, and sums for each W."""
-    if mesh is None or mesh.size == 1:
-        return _of_heads(core, heads, rows, scored)
-    whole, split = PartitionSpec(), PartitionSpec(None, "data")
 
     def here(heads, rows, scored):
-        found, of_shared, of_own = _of_heads(core, heads, rows, scored)
-        return found, *jax.lax.psum((of_shared, of_own), mesh.axis_names)
+        found, *sums = _of_heads(core, heads, rows, scored)
+        one = mesh is None or mesh.size == 1
+        return found, *(sums if one else jax.lax.psum(sums, mesh.axis_names))
 
-    return jax.shard_map(
-        here,
-        mesh=mesh,
-        in_specs=((split, whole, whole), split, PartitionSpec("data")),
-        out_specs=(split, whole, whole),
-        check_vma=False,
-    )(heads, rows, scored)
+    return _on_devices(here, mesh, (SPLIT, WHOLE, WHOLE), heads, rows, scored)
 
 
 def _run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) -> Scored:
@@ -188,16 +183,17 @@ def _run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) ->
         states_KRD, unembed_VD, _ = heads
         return row_blocks.scored_nll(unembed_VD, _flat(states_KRD, rows))
 
+    return _on_devices(here, mesh, BY_ROW, heads, rows)
+
+
+def _on_devices(here: Any, mesh: Mesh | None, out: Any, *given: Any) -> Any:
+    """`here` of heads, rows and what was kept of them, on each device for its rows."""
     if mesh is None or mesh.size == 1:
-        return here(heads, rows)
-    split = PartitionSpec(None, "data")
+        return here(*given)
+    specs = ((SPLIT, WHOLE, WHOLE), SPLIT, BY_ROW)[: len(given)]
     return jax.shard_map(
-        here,
-        mesh=mesh,
-        in_specs=((split, PartitionSpec(), PartitionSpec()), split),
-        out_specs=PartitionSpec("data"),
-        check_vma=False,
-    )(heads, rows)
+        here, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
+    )(*given)
 
 
 def _of_heads(

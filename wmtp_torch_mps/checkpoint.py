@@ -4,7 +4,6 @@
 digest before it is read, and stock `transformers`, or `wmtp_jax`, can go on from it.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,16 @@ import torch
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
-from shared.huggingface.folder import read_model, write_model
+from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
-from shared.state.checkpoints import newest_whole, require_step
-from shared.state.portable_state import (
-    TrainingState,
-    check_state,
-    read_state,
-    write_state,
-)
+from shared.state.checkpoints import newest_whole, require_step, steps_in
+from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
 from wmtp_torch_mps.optimizer import moments_of, restore_moments
 from wmtp_torch_mps.state import TrainState, init_state
 
 NAME = "wmtp_torch_mps"
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, oldest first."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit())
 
 
 def save(
@@ -69,7 +57,6 @@ def write(
     kept = TrainingState(
         backend=NAME,
         step=state.step,
-        optimizer=cfg.optimizer.name,
         moments={name: to_tree(of, cfg) for name, of in moments.items()},
         position=position,
         config=cfg,
@@ -79,11 +66,7 @@ def write(
         adapted=_adapted(state),
     )
     params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
-
-    def beside(made: Path) -> None:
-        write_state(made, kept, run / "signals")
-
-    write_model(folder, params, cfg.model, cfg.heads, tokenizer, beside=beside)
+    write_training(folder, params, kept, tokenizer, run)
 
 
 def _adapted(state: TrainState) -> dict[str, float] | None:
@@ -93,18 +76,6 @@ def _adapted(state: TrainState) -> dict[str, float] | None:
     scaler = state.scaler.state_dict()
     found = {name: float(scaler.get(name, 0)) for name in ("scale", "_growth_tracker")}
     return found | {"splits": float(state.splits)}
-
-
-def identify(folder: Path, step: int | None = None) -> str:
-    """Step and digest of a run's checkpoint (its newest): what is in it.
-
-    Raises:
-      ValueError: if there is no such checkpoint, or it is damaged.
-    """
-    wanted = require_step(folder, steps_in(folder), step)
-    check_state(folder / str(wanted))
-    content = (folder / str(wanted) / "training_state.json").read_bytes()
-    return f"{wanted}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
@@ -117,20 +88,11 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
 def restore(
     run: Path, cfg: Config, device: torch.device, step: int | None = None
 ) -> tuple[int, TrainState, dict[str, Any]] | None:
-    """`(step, state, position)` of `step`, else of the newest that can be read.
-
-    A damaged newest checkpoint is passed over with a warning. None if there is none.
-
-    Raises:
-      ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
-    """
+    """What `newest_whole` finds, on the device."""
     folder = run / "checkpoints"
-
-    def read_step(number: int) -> tuple[TrainState, dict[str, Any]]:
-        return read(folder / str(number), cfg, device)
-
-    found = newest_whole(folder, steps_in(folder), step, read_step)
-    return None if found is None else (found[0], *found[1])
+    return newest_whole(
+        folder, steps_in(folder), step, lambda n: read(folder / str(n), cfg, device)
+    )
 
 
 def read(
@@ -152,13 +114,9 @@ def read(
     if kept.step > 0:
         restore_moments(state.optimizer, model, moments, kept.updates)
     if state.scaler.is_enabled() and "scale" in found:
-        state.scaler.load_state_dict(
-            state.scaler.state_dict()
-            | {
-                "scale": found["scale"],
-                "_growth_tracker": int(found["_growth_tracker"]),
-            }
-        )
+        counted = {"_growth_tracker": int(found["_growth_tracker"])}
+        scale = {"scale": found["scale"]} | counted
+        state.scaler.load_state_dict(state.scaler.state_dict() | scale)
     return state, kept.position
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from shared.config.fields import Config
 from shared.data.batches import Batch
-from shared.run.backend import require_usable
+from shared.messages import first_line
 from shared.run.report import peak_of_process
 
 log = logging.getLogger("wmtp")
@@ -37,12 +37,11 @@ def find_device(cfg: Config) -> torch.device:
       ValueError: for what only JAX computes in, dropout that transformers' model of the
         family does not have, and what is known to go wrong on mps.
     """
-    require_usable(cfg, USABLE, "wmtp_torch_mps")
-    if cfg.model.dropout > 0 and cfg.model.is_rotary:
-        raise ValueError(
-            f"model.dropout must be 0 for a {cfg.model.family} in wmtp_torch_mps, got "
-            f"{cfg.model.dropout}"
-        )
+    cfg.machine.require_usable(USABLE, "wmtp_torch_mps")
+    needed = f"0 for a {cfg.model.family} in wmtp_torch_mps"
+    cfg.model.require(
+        "dropout", not (cfg.model.dropout and cfg.model.is_rotary), needed
+    )
     if cfg.machine.device == "cpu":
         return torch.device("cpu")
     if torch.backends.mps.is_available():
@@ -70,6 +69,13 @@ def _check_mps(cfg: Config) -> None:
             f"got {rows}: gradients of larger products have been wrong there (pytorch/"
             "pytorch#177116); train.accumulation makes the same step of smaller batches"
         )
+
+
+def computing(device: torch.device, dtype: str) -> AbstractContextManager:
+    """Context in which matrix products run in the config's dtype."""
+    if dtype != "float16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.float16)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -145,6 +151,6 @@ def more_splits(rows: int, splits: int, error: RuntimeError) -> int:
 def does_not_fit(what: str, error: RuntimeError) -> MemoryError:
     """The line that says so, with torch's own reason."""
     return MemoryError(
-        f"{what} must fit into memory, got: {str(error).splitlines()[0]} (less "
+        f"{what} must fit into memory, got: {first_line(error)} (less "
         "data.max_length, a smaller model, or machine.rematerialise)"
     )

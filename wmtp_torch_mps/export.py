@@ -13,12 +13,10 @@ from pathlib import Path
 import torch
 
 from shared.config.fields import Config
-from shared.config.layers import load_config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
-from shared.run.export_command import export_main
-from shared.state import run_folder
-from shared.state.model_source import tokenizer_of_run
+from shared.run.main import exit_code, export_arguments
+from shared.state.model_source import run_to_export, tokenizer_of_run
 from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.model import WMTP, named, to_tree
 
@@ -44,14 +42,12 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    path, step = run_folder.find(run, ".")
-    run_folder.check_backend(path, checkpoint.NAME, "wmtp_jax.export reads it")
-    cfg = load_config(path / "config.yaml")
-    found = checkpoint.restore(path, cfg, torch.device("cpu"), step)
+    instead = "python -m wmtp_jax.export reads it"
+    path, wanted, cfg, tokenizer = run_to_export(run, checkpoint.NAME, instead)
+    found = checkpoint.restore(path, cfg, torch.device("cpu"), wanted)
     if found is None:
         raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
     step, state, position = found
-    tokenizer = tokenizer_of_run(path, cfg)
     if model_only:
         export(folder, state.params, tokenizer)
     else:
@@ -68,7 +64,11 @@ def adopt(folder: Path, run: Path, cfg: Config, device: torch.device) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    return export_main("wmtp_torch_mps.export", __doc__ or "", export_run, argv)
+    asked = export_arguments("wmtp_torch_mps.export", __doc__ or "", argv)
+    with exit_code([]) as outcome:
+        step = export_run(asked.run, Path(asked.to), model_only=asked.model_only)
+        print(f"step {step} of {asked.run} written to {asked.to}")
+    return outcome.code
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ from dataclasses import replace
 import torch
 
 from shared.config.fields import Config
-from shared.huggingface.config_json import read_hf_config
-from shared.huggingface.folder import read_model
-from shared.huggingface.tree import Params
-from shared.state.model_source import check_folder, find_folder, takes_heads
+from shared.state.model_source import stored_params
+from wmtp_torch_mps.heads import start_heads
 from wmtp_torch_mps.model import WMTP, fill, from_tree, group_of, named
 
 # What adds to the residual stream, in GPT-2's names and in Llama's and Qwen2's.
@@ -22,42 +20,18 @@ def load_params(cfg: Config, device: torch.device) -> WMTP:
     A folder gives the trunk, and, unless `heads.fresh` is set, those of heads k >= 1
     and value head that it has; the rest is random.
     """
-    folder = find_folder(cfg)
+    stored = stored_params(cfg)
     model = WMTP(cfg)
     init_params(model)
-    if folder is not None:
-        check_folder(cfg, folder)
-        has_heads = takes_heads(cfg, read_hf_config(folder))
-        extras = has_heads or (cfg.algo == "critic" and not cfg.heads.fresh)
-        stored = read_model(folder, cfg.model, extras=extras)
-        _fill_from(model, stored, has_heads)
-        if not has_heads:
-            _copy_into_heads(model)
+    if stored is not None:
+        held = cfg
+        if "heads" not in stored:
+            stored["heads"] = {}
+            held = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
+        fill(model, from_tree(stored, held))
+        if held is not cfg:
+            start_heads(model)
     return model.to(device)
-
-
-def _fill_from(model: WMTP, stored: Params, has_heads: bool) -> None:
-    """Puts what a folder holds into the model; head by head, as it may hold more."""
-    cfg = model.cfg
-    wanted = {"trunk": stored["trunk"], "heads": {}}
-    if has_heads:
-        extra = cfg.heads.count - 1
-        wanted["heads"] = _first(stored["heads"], extra)
-    if cfg.algo == "critic" and "value" in stored:
-        wanted["value"] = stored["value"]
-    held = cfg if has_heads else _one_head(cfg)
-    fill(model, from_tree(wanted, held))
-
-
-def _first(tree: Params, extra: int) -> Params:
-    return {
-        name: _first(x, extra) if isinstance(x, dict) else x[:extra]
-        for name, x in tree.items()
-    }
-
-
-def _one_head(cfg: Config) -> Config:
-    return replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
 
 
 @torch.no_grad()
@@ -86,16 +60,4 @@ def init_params(model: WMTP) -> None:
             parameter.normal_(0, cfg.model.branch_deviation, generator=generator)
         else:
             parameter.normal_(0, cfg.model.init_deviation, generator=generator)
-    _copy_into_heads(model)
-
-
-@torch.no_grad()
-def _copy_into_heads(model: WMTP) -> None:
-    """Heads that start as copies: of the last layer and norm, or of the unembedding."""
-    heads = model.cfg.heads
-    for head in model.mtp_heads.values():
-        if heads.type == "block":
-            head.block.load_state_dict(model.last_layer[0].state_dict())
-            head.norm.load_state_dict(model.final_norm[0].state_dict())
-        elif heads.type == "linear" and heads.linear_start == "unembedding":
-            head.weight.copy_(model.unembed_VD)
+    start_heads(model)

@@ -9,15 +9,19 @@ unembedding, and no logits outlive their block (`unembed.py`).
 Axes: B rows, L positions, K heads, D width, R rows with a weight above 0.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from shared import weighting
 from shared.algorithms import (
     Extremes,
+    Known,
     Sums,
+    Values,
     add_up,
     head_weights,
+    members_of,
     needs_nll,
     score_tokens,
     weigh,
@@ -90,7 +94,8 @@ def nll_heads(
 def weights_of(
     model: WMTP,
     outputs: Outputs,
-    value_BL: Tensor | None,
+    values: Values | None,
+    member_BLS: Tensor,
     batch: Batch,
     targets_BLK: Tensor,
     mask_BLK: Tensor,
@@ -100,8 +105,8 @@ def weights_of(
     if needs_nll(cfg):
         first = [outputs.hidden_BLD]
         nll_BL = nll_heads(model, first, targets_BLK, mask_BLK)[0][:, :, 0]
-    score_BL = score_tokens(nll_BL, value_BL, batch, cfg)
-    return weigh(score_BL, mask_BLK, batch, cfg)
+    known = Known(batch=batch, member_BLS=member_BLS, nll_BL=nll_BL, values=values)
+    return weigh(score_tokens(known, cfg), mask_BLK, known, cfg)
 
 
 def add_gradients(
@@ -121,41 +126,24 @@ def add_gradients(
     cfg = model.cfg
     outputs = run_trunk(model, batch, dropping=dropping)
     targets_BLK, mask_BLK = targets_of(batch, cfg)
-    value_BL, value = None, (batch.noise_BL.new_zeros(()),) * 2
-    if cfg.algo == "critic":
-        value_BL, value = _value_loss(model, outputs, batch)
-    w_BLK = weights_of(
-        model,
-        outputs,
-        None if value_BL is None else value_BL.detach(),
-        batch,
-        targets_BLK,
-        mask_BLK,
-    )
+    member_BLS = members_of(batch)
+    values, value = None, (batch.noise_BL.new_zeros(()),) * 2
+    if cfg.algorithm.value_head:
+        hidden_BLD = outputs.hidden_BLD
+        if not cfg.critic.trunk_gradient:
+            hidden_BLD = hidden_BLD.detach()
+        values, value = critic.value_loss(model, hidden_BLD, batch, member_BLS)
+    w_BLK = weights_of(model, outputs, values, member_BLS, batch, targets_BLK, mask_BLK)
     factor_K = torch.tensor(head_weights(cfg), dtype=w_BLK.dtype, device=w_BLK.device)
     states = head_states(model, outputs)
     nll_BLK, gradients = nll_heads(
         model, states, targets_BLK, w_BLK > 0, scale * w_BLK * factor_K
     )
-    if value_BL is not None:
+    if values is not None:
         _add_value_gradients(model, value[0] * scale, value_gradients)
     torch.autograd.backward(states, gradients)
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
-    return _detached(sums), extremes
-
-
-def _value_loss(
-    model: WMTP, outputs: Outputs, batch: Batch
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """`value_BL`, and sum and count of the value loss, with gradients."""
-    cfg, hidden_BLD = model.cfg, outputs.hidden_BLD
-    if not cfg.critic.trunk_gradient:
-        hidden_BLD = hidden_BLD.detach()
-    value_BL = model.value_head(hidden_BLD)
-    _, _, return_BL = critic.value_targets(
-        value_BL, batch, cfg, gae_lambda=cfg.critic.gae_lambda
-    )
-    return value_BL, weighting.value_loss(value_BL, return_BL, batch.target_BL)
+    return replace(sums, value_sum=sums.value_sum.detach()), extremes
 
 
 def _add_value_gradients(
@@ -171,9 +159,3 @@ def _add_value_gradients(
             value_gradients[name] += gradient
         elif gradient is not None:
             value_gradients[name] = gradient
-
-
-def _detached(sums: Sums) -> Sums:
-    fields = dict(vars(sums))
-    fields["value_sum"] = sums.value_sum.detach()
-    return Sums(**fields)

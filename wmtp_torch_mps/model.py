@@ -10,7 +10,6 @@ rest stands under `mtp_heads` and `value_head`.
 Axes: B rows, L positions, K heads, V vocabulary, D width.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +28,10 @@ from transformers import (
 
 from shared.config.fields import Config
 from shared.huggingface.config_json import make_hf_config
-from shared.huggingface.names import HEADS, MODEL, VALUE
+from shared.huggingface.names import HEADS, MODEL, VALUE, file_of
 from shared.huggingface.tree import Params, from_tensors, to_tensors
+from wmtp_torch_mps.device import computing
+from wmtp_torch_mps.heads import kind_of
 
 # By family: config, model, and where in its base the layers and the final norm are.
 FAMILIES: dict[str, tuple[Any, Any, str, str]] = {
@@ -53,31 +54,6 @@ class Outputs:
     hidden_BLD: Tensor
     residual_BLD: Tensor
     positions: dict[str, Any] = field(repr=False)
-
-
-class Residual(nn.Module):
-    """`h + outer(silu(inner(h)))`, of the state h after the final norm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, width, bias=False)
-        self.outer = nn.Linear(width, width, bias=False)
-
-    def forward(self, h_BLD: Tensor) -> Tensor:
-        return h_BLD + self.outer(functional.silu(self.inner(h_BLD)))
-
-
-class LastBlock(nn.Module):
-    """One more last layer of the trunk, and a norm of its own."""
-
-    def __init__(self, layer: nn.Module, norm: nn.Module, hf_config: Any) -> None:
-        super().__init__()
-        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
-        self.block: Any = type(layer)(hf_config, hf_config.num_hidden_layers - 1)
-        self.norm: Any = type(norm)(hf_config.hidden_size, eps=epsilon)
-
-    def forward(self, x_BLD: Tensor, positions: dict[str, Any]) -> Tensor:
-        return self.norm(self.block(x_BLD, **positions))
 
 
 class Value(nn.Module):
@@ -115,14 +91,10 @@ class WMTP(nn.Module):
         self.last_layer = [trunk.get_submodule(layers)[-1]]
         if cfg.machine.rematerialise:
             self.base.activation_checkpointing_enable({"use_reentrant": False})
-        heads, last = cfg.heads, self.last_layer[0]
-        made = {
-            "linear": lambda: nn.Linear(cfg.model.width, cfg.model.vocab_size, False),
-            "residual": lambda: Residual(cfg.model.width),
-            "block": lambda: LastBlock(last, self.final_norm[0], hf_config),
-        }[heads.type]
-        self.mtp_heads = nn.ModuleDict({str(k): made() for k in range(1, heads.count)})
-        if cfg.algo == "critic":
+        parts = (self.base.config, self.last_layer[0], self.final_norm[0])
+        made = [kind_of(self).make(*parts) for _ in range(1, cfg.heads.count)]
+        self.mtp_heads = nn.ModuleDict({str(k): x for k, x in enumerate(made, 1)})
+        if cfg.algorithm.value_head:
             self.value_head = Value(cfg.model.width)
         if score:
             self.score = nn.Linear(cfg.model.width, 1, bias=False)
@@ -143,11 +115,6 @@ def named(model: WMTP) -> dict[str, nn.Parameter]:
     return {name.removeprefix("base."): parameter for name, parameter in found}
 
 
-def file_of(name: str) -> str:
-    """The file of a model folder that holds the tensor."""
-    return {"mtp_heads": HEADS, "value_head": VALUE}.get(name.split(".")[0], MODEL)
-
-
 def group_of(name: str) -> str:
     """Which rate and which gradient norm a parameter belongs to."""
     return {HEADS: "heads", VALUE: "value", MODEL: "trunk"}[file_of(name)]
@@ -155,20 +122,19 @@ def group_of(name: str) -> str:
 
 def to_tree(tensors: dict[str, Tensor], cfg: Config) -> Params:
     """Parameters, or anything of their names and shapes, as a tree of NumPy arrays."""
-    files: dict[str, dict[str, np.ndarray]] = {MODEL: {}}
-    for name, tensor in tensors.items():
-        array = tensor.detach().to("cpu", torch.float32).numpy()
-        files.setdefault(file_of(name), {})[name] = array
-    return from_tensors(files, cfg.model, cfg.heads, source="the model")
+    arrays = {
+        name: tensor.detach().to("cpu", torch.float32).numpy()
+        for name, tensor in tensors.items()
+    }
+    parts = set(map(group_of, tensors))
+    return from_tensors(arrays, cfg.model, cfg.heads, parts=parts, source="the model")
 
 
 def from_tree(tree: Params, cfg: Config) -> dict[str, Tensor]:
     """The inverse of `to_tree`; copies, on the CPU."""
-    files = to_tensors(tree, cfg.model, cfg.heads)
     return {
         name: torch.from_numpy(np.array(array, np.float32, order="C"))
-        for of_file in files.values()
-        for name, array in of_file.items()
+        for name, array in to_tensors(tree, cfg.model, cfg.heads).items()
     }
 
 
@@ -193,13 +159,6 @@ def attention_mask(document_BL: Tensor, dtype: torch.dtype) -> Tensor:
     nothing = torch.zeros((), dtype=dtype, device=document_BL.device)
     lowest = torch.full_like(nothing, torch.finfo(dtype).min)
     return torch.where(seen_BLL, nothing, lowest)[:, None]
-
-
-def computing(model: WMTP) -> Any:
-    """Context in which matrix products run in the config's dtype."""
-    if model.cfg.machine.dtype != "float16":
-        return nullcontext()
-    return torch.autocast(model.device.type, torch.float16)
 
 
 def forward(
@@ -227,7 +186,7 @@ def forward(
         lambda _, arguments: seen.append(arguments[0])
     )
     try:
-        with computing(model):
+        with computing(model.device, model.cfg.machine.dtype):
             hidden_BLD = trunk(
                 input_ids=tokens_BL,
                 position_ids=positions_BL,

@@ -1,11 +1,12 @@
 """Frozen models: one is trained first if nobody names it, and they pass over the data.
 
-What a pass leaves per document fills the signal cache (`shared/signals/measure.py`).
+What a pass leaves per document fills the signal cache (`shared/signals/passes.py`).
 
 Axes: B rows, L positions, D width.
 """
 
-from functools import partial
+from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,15 +16,46 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.documents import Split
 from shared.huggingface.tree import Params
-from shared.signals.passes import Answer, reference_batches, run_steps
+from shared.run.inputs import reference_batches
+from shared.run.open_run import Run
+from shared.signals.columns import COLUMNS
+from shared.signals.passes import FrozenModel
+from shared.state.frozen_models import read_weights
+from shared.tracking.console import Progress
+from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.loss import nll_heads, run_trunk, targets_of
 from wmtp_torch_mps.model import WMTP, fill, from_tree
 from wmtp_torch_mps.state import make_state
 from wmtp_torch_mps.step import train_step
 
+Answer = Callable[[Batch], np.ndarray]
 
-def place(tree: Params, cfg: Config, device: torch.device) -> WMTP:
+
+def measure_signals(run: Run, device: torch.device) -> None:
+    """Makes every pass that no cache holds; a model is read once for all of its own."""
+    for frozen, passes in run.missing():
+        model = load_frozen(frozen, run, device)
+        made = {name: make(model) for name, make in ANSWERS.items()}
+        for wanted in passes:
+            answer = made[COLUMNS[wanted.name].answer]
+            for batch in wanted:
+                wanted.keep(answer(batch))
+
+
+def load_frozen(frozen: FrozenModel, run: Run, device: torch.device) -> WMTP:
+    """The model on the device, from a run, from a folder, or trained here first."""
+    if frozen.folder is None:
+        split = run.inputs.splits["reference"]
+        return train_reference(frozen.cfg, split, device)
+    if frozen.run is not None:
+        tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
+    else:
+        tree = read_weights(frozen)
+    return from_arrays(tree, frozen.cfg, device)
+
+
+def from_arrays(tree: Params, cfg: Config, device: torch.device) -> WMTP:
     """A model of a tree of NumPy arrays; a reward model where it has a `score`."""
     model = WMTP(cfg, score="score" in tree)
     fill(model, from_tree(tree, cfg))
@@ -32,19 +64,22 @@ def place(tree: Params, cfg: Config, device: torch.device) -> WMTP:
 
 def train_reference(cfg: Config, split: Split, device: torch.device) -> WMTP:
     """Plain next-token training of the start model on the `reference` split."""
-    batches, num_steps = reference_batches(cfg, split)
+    train, num_steps = reference_batches(cfg, split)
     state = make_state(cfg, device)
-    step = partial(train_step, num_steps=num_steps)
-    return run_steps(state, step, batches, num_steps).params
+    with Progress(num_steps, "reference", every=20) as progress:
+        for number, batches in enumerate(islice(train, num_steps), 1):
+            state, metrics = train_step(state, batches, num_steps)
+            progress.update(number, loss=float(metrics["loss"]))
+    return state.params
 
 
-def make_ref_nll(model: WMTP, cfg: Config, device: torch.device) -> Answer:
+def make_ref_nll(model: WMTP) -> Answer:
     """`nll_BL` of a batch, in nats under head 0; 0 where a token is no target."""
 
     @torch.no_grad()
     def head_0_nll(batch: Batch) -> np.ndarray:
-        batch = to_device(batch, device)
-        targets_BLK, mask_BLK = targets_of(batch, cfg)
+        batch = to_device(batch, model.device)
+        targets_BLK, mask_BLK = targets_of(batch, model.cfg)
         states = [run_trunk(model, batch).hidden_BLD]
         nll_BLK, _ = nll_heads(model, states, targets_BLK, mask_BLK)
         nll_BL = shift_to_tokens(nll_BLK[:, :, 0])
@@ -53,16 +88,18 @@ def make_ref_nll(model: WMTP, cfg: Config, device: torch.device) -> Answer:
     return head_0_nll
 
 
-def make_scores(model: WMTP, cfg: Config, device: torch.device) -> Answer:
+def make_scores(model: WMTP) -> Answer:
     """`score_BL` of a batch under a reward model, as if each token were the last.
 
     score = hidden . w        (after the final norm, no bias)
     """
-    del cfg
 
     @torch.no_grad()
     def scores(batch: Batch) -> np.ndarray:
-        hidden_BLD = run_trunk(model, to_device(batch, device)).hidden_BLD
+        hidden_BLD = run_trunk(model, to_device(batch, model.device)).hidden_BLD
         return model.score(hidden_BLD.float()).squeeze(-1).cpu().numpy()
 
     return scores
+
+
+ANSWERS = {"nll": make_ref_nll, "score": make_scores}  # `Column.answer` -> its maker

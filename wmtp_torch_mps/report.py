@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
+from shared.config.fields import Config
 from shared.run import report
-from shared.run.inputs import Inputs, count_steps, make_batches
+from shared.run.inputs import count_steps, make_batches
+from shared.run.open_run import config_in_force, look
 from shared.state.header import moment_names
-from wmtp_torch_mps.device import peak_memory
+from wmtp_torch_mps.checkpoint import NAME
+from wmtp_torch_mps.device import find_device, peak_memory
 from wmtp_torch_mps.model import WMTP, group_of, named
 from wmtp_torch_mps.state import TrainState
 
@@ -26,11 +29,14 @@ def count_parameters(model: WMTP) -> dict[str, int]:
     return counts
 
 
-def dry_run(inputs: Inputs) -> None:
+def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
     """Prints config, parameters, batch shapes and memory of a run; writes nothing.
 
     The model is made without memory (device `meta`).
     """
+    cfg = config_in_force(cfg, resume, overrides, NAME)
+    device = find_device(cfg)
+    inputs = look(cfg, resume, NAME)
     cfg = inputs.cfg
     with torch.device("meta"):
         model = WMTP(cfg)
@@ -39,7 +45,7 @@ def dry_run(inputs: Inputs) -> None:
     arrays = 2 + len(moment_names(cfg.optimizer))
     held = 4 * sum(counts.values()) * arrays
     rows = [
-        ("device", str(inputs.device)),
+        ("device", str(device)),
         ("memory: parameters, gradients, moments", f"{held / MIB:,.0f} MiB"),
     ]
     steps = count_steps(cfg, train)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from shared.messages import first_line
 from wmtp_torch_mps.device import is_out_of_memory
 
 log = logging.getLogger("wmtp")
@@ -75,7 +76,7 @@ def self_test(
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
-                first = str(error).splitlines()[0]
+                first = first_line(error)
                 raise _fault(
                     device, f"cannot run {what or 'a batch'}: {first}"
                 ) from error

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared.config.fields import Config
 from shared.data.batches import Batch, micro_batches
 from shared.run.inputs import Inputs, make_batches
+from shared.signals.columns import COLUMNS
 from wmtp_torch_mps.device import (
     empty_cache,
     is_out_of_memory,
@@ -27,7 +29,7 @@ from wmtp_torch_mps.step import divide, loss_unit
 ROWS = 8  # of logits that are compared
 
 
-def test_device(inputs: Inputs) -> int:
+def test_device(inputs: Inputs, device: torch.device) -> int:
     """Runs the self-test where the device is mps and the config asks for it.
 
     On random weights and signals: a resumed run may have neither at hand yet.
@@ -39,7 +41,7 @@ def test_device(inputs: Inputs) -> int:
       DeviceFault: if the device computes something else than the CPU.
       MemoryError: if not even one row fits.
     """
-    cfg, device = inputs.cfg, inputs.device
+    cfg = inputs.cfg
     if device.type != "mps" or not cfg.machine.self_test:
         return 1
     model = WMTP(cfg)
@@ -47,7 +49,7 @@ def test_device(inputs: Inputs) -> int:
     train, _ = make_batches(cfg, inputs.splits, None)
     batches, probes, splits = next(train), probes_of(cfg), 1
     while True:
-        batch = with_signals(micro_batches(batches, splits)[0])
+        batch = with_signals(micro_batches(batches, splits)[0], cfg)
         compute = partial(batch_numbers, model, batch)
         try:
             self_test(compute, device, probes=probes, dtype=cfg.machine.dtype)
@@ -59,12 +61,15 @@ def test_device(inputs: Inputs) -> int:
         empty_cache(device, 0, 1)
 
 
-def with_signals(batch: Batch) -> Batch:
-    """The batch with numbers where it has zeros for want of a reference."""
-    noise_BL = np.abs(batch.noise_BL)
-    ref_nll_BL = np.where(batch.target_BL, noise_BL, 0).astype(np.float32)
-    reward_BL = np.where(batch.document_BL % 2, 1.0, -1.0).astype(np.float32)
-    return replace(batch, ref_nll_BL=ref_nll_BL, reward_BL=reward_BL)
+def with_signals(batch: Batch, cfg: Config) -> Batch:
+    """The batch with numbers for the signals that its run reads."""
+    of_token = np.where(batch.target_BL, np.abs(batch.noise_BL), 0).astype(np.float32)
+    of_document = np.where(batch.document_BL % 2, 1.0, -1.0).astype(np.float32)
+    signals = {
+        name: of_token if COLUMNS[name].per == "token" else of_document
+        for name in cfg.algorithm.signals
+    }
+    return replace(batch, signals=signals)
 
 
 def batch_numbers(model: WMTP, batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from shared.algorithms import Extremes, Sums, combine, gradient_scales, step_metrics
 from shared.config.fields import Config
 from shared.data.batches import Batch, micro_batches
+from shared.messages import first_line
 from wmtp_torch_mps import critic
 from wmtp_torch_mps.device import (
     empty_cache,
@@ -77,7 +78,7 @@ def _accumulate(
 ) -> tuple[Sums, Extremes, dict[str, Tensor]]:
     """Sums of all micro-batches, gradients in `grad`, the value loss's by name.
 
-    Where memory runs out, all is done again in micro-batches of half as many rows.
+    Where memory runs out, all is done again in smaller micro-batches.
 
     Raises:
       MemoryError: if one row is too much.
@@ -88,7 +89,7 @@ def _accumulate(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             rows = batches.tokens_BL.shape[1]
             state.splits = more_splits(rows, state.splits, error)
         # Only here has the error, with all tensors that it held, gone.
@@ -204,8 +205,7 @@ def eval_step(model: WMTP, batch: Batch) -> dict[str, Any]:
     states = head_states(model, outputs)
     nll_BLK, _ = nll_heads(model, states, targets_BLK, mask_BLK)
     result = {"nll_K": nll_BLK.sum((0, 1)), "count_K": mask_BLK.sum((0, 1))}
-    if cfg.algo == "critic":
-        value_BL = model.value_head(outputs.hidden_BLD)
-        _, _, return_BL = critic.value_targets(value_BL, batch, cfg, gae_lambda=1.0)
+    if cfg.algorithm.value_head:
+        value_BL, return_BL = critic.fixed_returns(model, outputs.hidden_BLD, batch)
         result |= {"value_BL": value_BL, "return_BL": return_BL}
     return {name: x.cpu().numpy() for name, x in result.items()}

@@ -1,113 +1,125 @@
 """Trains a model: `python -m wmtp_torch_mps.train --algo critic`.
 
-`_train` reads from top to bottom: signals, model, value head, loop, summary. What comes
-before it (config, data, run folder) is `shared/run/main.py`.
+`train` reads from top to bottom: run folder and inputs, signals, state, value head, the
+loop, summary. `docs/reading.md` walks through all that it calls.
 """
 
-import logging
 import sys
-import time
+from copy import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from shared.config.fields import Config
+from shared.data.batches import Batch, TrainBatches
 from shared.files import replace_folder
-from shared.run import main as launch
-from shared.run.backend import Backend
-from shared.run.inputs import Inputs, count_steps, make_batches
-from shared.run.loop import Parts, Progressed
-from shared.run.report import finish, log_stage1, summarize
-from shared.run.session import finished_already, open_signals, train_to_end
-from shared.tracking.tracking import open_trackers
-from wmtp_torch_mps import checkpoint, critic, reference, report
+from shared.run.freed_memory import keep_freed_memory, use_one_heap
+from shared.run.inputs import count_steps, make_batches
+from shared.run.loop import Loop
+from shared.run.main import asked_of, exit_code
+from shared.run.open_run import Run, config_in_force, open_run
+from shared.state.checkpoints import Progressed
+from wmtp_torch_mps import checkpoint, critic, report
+from wmtp_torch_mps.checkpoint import NAME
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
+from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
-from wmtp_torch_mps.state import make_state
+from wmtp_torch_mps.state import TrainState, make_state
 from wmtp_torch_mps.step import eval_step, train_step
-
-log = logging.getLogger("wmtp")
-
-BACKEND = Backend(
-    name=checkpoint.NAME,
-    versions={"torch": torch.__version__},
-    kind_of=lambda device: device.type,
-    find_device=find_device,
-    identify=checkpoint.identify,
-    read_trunk=checkpoint.read_trunk,
-    adopt=adopt,
-    place=reference.place,
-    train_reference=reference.train_reference,
-    make_ref_nll=reference.make_ref_nll,
-    make_scores=reference.make_scores,
-)
-
-
-def run(cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None) -> dict:
-    """One training run, from config to summary; see `launch.run`."""
-    return launch.run(BACKEND, _train, cfg, resume, overrides)
 
 
 @memory_told()
-def _train(inputs: Inputs, path: Path, resumed: bool, step: int | None) -> dict:
-    cfg, device = inputs.cfg, inputs.device
-    started = time.perf_counter()
-    splits = test_device(inputs)  # before anything is computed, and cached, on it
-    signals = open_signals(inputs, path, BACKEND)
-    train, validation = make_batches(cfg, inputs.splits, signals)
-    num_steps = count_steps(cfg, train)
+def train(
+    cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One training run, from config to summary: what `summary.json` holds.
 
-    found = checkpoint.restore(path, cfg, device, step) if resumed else None
+    Args:
+      cfg: what to run; with `resume` only its output_dir is read.
+      resume: a run or checkpoint to go on with, or an exported folder of either
+        backend.
+      overrides: fields given explicitly with `resume`.
+
+    Raises:
+      ValueError: for anything the user can mend.
+    """
+    cfg = config_in_force(cfg, resume, overrides or {}, NAME)
+    device = find_device(cfg)
+    computed_by = {"device": device.type, "torch": torch.__version__}
+    with open_run(cfg, resume, NAME, computed_by) as run:
+        cfg, tokenizer = run.cfg, run.inputs.tokenizer
+        if run.adopted:
+            adopt(run.adopted, run.path, cfg, device)
+        splits = test_device(run.inputs, device)  # before anything is computed on it
+        measure_signals(run, device)
+        training, validation = make_batches(cfg, run.inputs.splits, run.signals())
+        num_steps = count_steps(cfg, training)
+        start, state, done = begin(run, device, training, validation)
+        if (summary := run.finished_already(start, num_steps)) is not None:
+            return summary
+        checkpoint.drop_after(run.path, start)
+        state.splits = max(state.splits, splits)
+        data = (training, validation)
+        with Loop(run, done, start, num_steps, *data, asynchronous=False) as loop:
+            if loop.is_new:
+                loop.evaluated(0, [eval_step(state.params, b) for b in validation])
+                checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
+            keep_freed_memory()
+            for number, batches in loop:
+                state, metrics = train_step(state, batches, num_steps)
+                loop.log(number, metrics, batches)
+                if loop.evaluates(number):
+                    results = [eval_step(state.params, b) for b in validation]
+                    loop.evaluated(number, results)
+                if loop.saves(number):
+                    checkpoint.save(run.path, number, state, loop.position(), tokenizer)
+
+        if cfg.train.export:
+            write = partial(export, model=state.params, tokenizer=tokenizer)
+            replace_folder(run.path / "model", write)
+        machine = report.machine(state)
+        return run.finish(done, state.step, num_steps, machine, loop.ui_command)
+
+
+def begin(
+    run: Run,
+    device: torch.device,
+    training: TrainBatches,
+    validation: list[Batch],
+) -> tuple[int, TrainState, Progressed]:
+    """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
+
+    `training` is put where the checkpoint was.
+    """
+    cfg, found = run.cfg, None
+    if run.resumed:
+        found = checkpoint.restore(run.path, cfg, device, run.step)
     if found is not None:
         start, state, position = found
         done = Progressed(**position)
-        train.restore(done.data)
-        if (summary := finished_already(path, start, num_steps)) is not None:
-            return summary
-        checkpoint.drop_after(path, start)
-        log.info("going on from the checkpoint of step %d", start)
-    else:
-        start, done = 0, Progressed(train.state())
-        state = make_state(cfg, device)
-        if cfg.algo == "critic":
-            fresh, _ = make_batches(cfg, inputs.splits, signals)
-            stage1 = critic.train_value_head(state.params, fresh, validation)
-            log_stage1(stage1)
-            done.stage1 = stage1.summary()
-    state.splits = max(state.splits, splits)
-    # A run killed before its first checkpoint starts again, without any row.
-    resume_step = (start if found else -1) if resumed else None
-    tracker = open_trackers(cfg, path, resume_step=resume_step)
-    parts = Parts(
-        cfg=cfg,
-        num_steps=num_steps,
-        step=partial(train_step, num_steps=num_steps),
-        eval_step=eval_step,
-        save=lambda step, state, position: checkpoint.save(
-            path, step, state, position, inputs.tokenizer
-        ),
-        train=train,
-        validation=validation,
-        tracker=tracker,
-        asynchronous=False,
-    )
-    state = train_to_end(state, done, start, parts, path)
-    if cfg.train.export:
-        write = partial(export, model=state.params, tokenizer=inputs.tokenizer)
-        replace_folder(path / "model", write)
-    machine = report.machine(state)
-    summary = summarize(inputs, signals, done, state.step, num_steps, machine)
-    summary["seconds"] = round(time.perf_counter() - started, 1)
-    finish(path, cfg, summary, tracker.ui_command)
-    return summary
+        training.restore(done.data)
+        return start, state, done
+    state, done = make_state(cfg, device), Progressed(training.state())
+    if cfg.algorithm.value_head:
+        stage1 = critic.train_value_head(state.params, copy(training), validation)
+        done.stage1 = stage1.summary()
+    return 0, state, done
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
-    return launch.main(BACKEND, _train, report.dry_run, argv)
+    if argv is None:  # a program of its own, not a call from another
+        use_one_heap()
+    arguments = sys.argv[1:] if argv is None else argv
+    with exit_code(arguments) as outcome:
+        asked = asked_of(arguments, NAME)
+        if asked.dry_run:
+            report.dry_run(asked.config, asked.resume, asked.overrides)
+        else:
+            train(asked.config, asked.resume, asked.overrides)
+    return outcome.code
 
 
 if __name__ == "__main__":

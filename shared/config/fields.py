@@ -9,25 +9,23 @@ config is and when it makes sense.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from tyro.conf import arg
 
+from shared import algorithms, head_types
+from shared.algorithms import ALGORITHMS, Algorithm, Rule
 from shared.config.model import ModelConfig
 from shared.config.ranges import Checked
+from shared.head_types import HEAD_TYPES
 
-Algo = Literal["baseline", "rho1-weighted", "rho1-tokenskip", "critic"]
-Rule = Literal["default", "uniform", "soft", "skip"]
-HeadType = Literal["linear", "residual", "block"]
+if TYPE_CHECKING:  # choices that a table decides are strings to a type checker
+    Algo: TypeAlias = str
+    HeadType: TypeAlias = str
+else:
+    Algo, HeadType = Literal[*ALGORITHMS], Literal[*HEAD_TYPES]
 Device = Literal["auto", "cpu", "gpu", "mps"]
 TrackerName = Literal["mlflow", "jsonl", "none"]
-
-DEFAULT_RULE: dict[str, Rule] = {
-    "baseline": "uniform",
-    "rho1-weighted": "soft",
-    "rho1-tokenskip": "skip",
-    "critic": "soft",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +34,9 @@ class HeadsConfig(Checked):
 
     count: Annotated[int, ">= 1", arg(aliases=["--heads"])] = 4
     """K; 1 is plain next-token training"""
-    type: Annotated[HeadType, arg(aliases=["--head-type"])] = "linear"
-    """what a head k >= 1 is: own unembedding, residual layer, or transformer block"""
+    type: Annotated[
+        HeadType, arg(aliases=["--head-type"], help=head_types.help_text())
+    ] = "linear"
     linear_start: Literal["random", "unembedding"] = "random"
     """new linear heads: random, or copies of head 0's unembedding"""
     fresh: bool = False
@@ -88,7 +87,7 @@ class DataConfig(Checked):
 class WeightingConfig(Checked):
     """How scores become weights; the formulas are in `shared/weighting.py`."""
 
-    rule: Rule = "default"
+    rule: Literal["default", Rule] = "default"
     """`default` takes the algorithm's: uniform, soft or skip"""
     scope: Literal["document", "window"] = "document"
     """over which targets the mean of the soft weights is 1"""
@@ -157,7 +156,7 @@ class OptimizerConfig(Checked):
     """One optimizer and one schedule; new heads and the value head scale the rate."""
 
     name: Literal["adamw", "lion", "sgd"] = "adamw"
-    """update rule, from optax"""
+    """update rule"""
     lr: Annotated[float, "> 0"] = 5e-5
     """peak learning rate of the trunk, > 0"""
     head_lr_scale: Annotated[float, ">= 0"] = 1.0
@@ -229,6 +228,13 @@ class MachineConfig(Checked):
     empty_cache_every: Annotated[int, ">= 0"] = 50
     """mps: steps between giving cached memory back; 0 never does"""
 
+    def require_usable(self, usable: dict[str, tuple[str, ...]], backend: str) -> None:
+        """Refuses the first field that a backend cannot do."""
+        for name, values in usable.items():
+            known = " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
+            holds = getattr(self, name) in values
+            self.require(name, holds, f"{known} in {backend}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig(Checked):
@@ -246,8 +252,7 @@ class TrackingConfig(Checked):
 class Config(Checked):
     """Everything that decides what a run computes and where it goes."""
 
-    algo: Algo = "baseline"
-    """what scores the tokens"""
+    algo: Annotated[Algo, arg(help=algorithms.help_text())] = algorithms.PLAIN
     seed: Annotated[int, ">= 0"] = 0
     """of initialisation, order, dropout and controls; >= 0"""
     run_name: str = ""
@@ -257,7 +262,7 @@ class Config(Checked):
     tags: str = ""
     """labels of the run, separated by commas"""
     verbose: bool = False
-    """full tracebacks, and every step in the log"""
+    """full tracebacks"""
     model: ModelConfig = field(default_factory=ModelConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -290,15 +295,13 @@ class Config(Checked):
             )
 
     @property
+    def algorithm(self) -> Algorithm:
+        """The row of the algorithm."""
+        return ALGORITHMS[self.algo]
+
+    @property
     def rule(self) -> Rule:
         """The weighting rule in force: `weighting.rule`, or the algorithm's own."""
         if self.weighting.rule == "default":
-            return DEFAULT_RULE[self.algo]
+            return self.algorithm.rule
         return self.weighting.rule
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether scores or rewards are measured against a reference model."""
-        if self.algo == "critic":
-            return not self.critic.reward_model
-        return self.algo != "baseline"

@@ -8,13 +8,13 @@ and where.
 import difflib
 import re
 import reprlib
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cache
 from importlib.resources import files
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 
@@ -34,8 +34,7 @@ _short.maxstring = _short.maxother = 100
 # Fields and their values.
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A field that holds a value, not a group."""
 
     type: Any
@@ -168,33 +167,32 @@ def _read_bytes(source: Any, where: str) -> bytes:
     return data
 
 
-def _refuse_repeats(node: yaml.Node | None, seen: set[int]) -> None:
-    """Refuses a key given twice, and aliases: a few of them can stand for gigabytes."""
-    if node is None:
-        return
-    if id(node) in seen:
-        problem = "aliases (*name) are not allowed"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    seen.add(id(node))
-    children = list(node.value) if isinstance(node, yaml.CollectionNode) else []
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key in (key for key, _ in children if isinstance(key, yaml.ScalarNode)):
-            if key.value in keys:
+class _Strict(yaml.SafeLoader):
+    """Takes no key twice, and no aliases: a few of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            problem, mark = "aliases (*name) are not allowed", self.peek_event()
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
                 problem = f"{printable(key.value)} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            keys.add(key.value)
-        children = [child for pair in children for child in pair]
-    for child in children:
-        _refuse_repeats(child, seen)
+            seen.add(key.value)
+        return node
 
 
-def _load(data: bytes) -> Any:
+def _load(source: Any, where: str) -> Any:
     """The value of a YAML document; a ValueError says in which line it has none."""
+    data = _read_bytes(source, where)
     try:
         text = data.decode("utf-8-sig")
-        _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader), set())
-        return yaml.safe_load(text)
+        return yaml.load(text, _Strict)
     except UnicodeDecodeError as error:
         line, reason = data.count(b"\n", 0, error.start), "not UTF-8 text"
     except yaml.MarkedYAMLError as error:
@@ -206,7 +204,7 @@ def _load(data: bytes) -> Any:
         line, reason = 0, "nested too deeply"
     except ValueError as error:  # no such date, or a number with too many digits
         line, reason = 0, str(error)
-    raise ValueError(f"line {line + 1}: bad YAML, {printable(reason)}")
+    raise ValueError(f"{where}, line {line + 1}: bad YAML, {printable(reason)}")
 
 
 def read_layer(source: Any, originals: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -221,38 +219,24 @@ def read_layer(source: Any, originals: dict[str, Any] | None = None) -> dict[str
         of the wrong type, a field given under two names.
     """
     where = printable(source)
-    data = _read_bytes(source, where)
-    try:
-        tree = _load(data)
-    except ValueError as error:
-        raise ValueError(f"{where}, {error}") from None
+    tree = _load(source, where)
     if tree is not None and not isinstance(tree, dict):
         got = type(tree).__name__
         raise ValueError(f"{where} must be a mapping at the top, got a {got}")
     found, rest = original_names.take(tree or {})
     layer = _flat(rest, Config, "", where)
-    originals = {} if originals is None else originals
-    translated = _in_our_names(found, originals, where)
-    for field in layer.keys() & translated.keys():
-        raise ValueError(f"{field} is given under two names in {where}")
-    return layer | translated
-
-
-def _in_our_names(
-    found: dict[str, Any], originals: dict[str, Any], where: str
-) -> dict[str, Any]:
-    """The fields that a file gives under names of the original system."""
-    place = f" (in {where})"
+    originals, place = {} if originals is None else originals, f" (in {where})"
     try:
         translated = original_names.translate(found, originals)
     except ValueError as error:
         raise ValueError(f"{error}{place}") from None
     originals |= found
-    kinds = leaves()
-    return {
-        field: checked(kinds[field].type, value, name, place)
-        for field, (name, value) in translated.items()
-    }
+    for field, (name, value) in translated.items():
+        value = checked(leaves()[field].type, value, name, place)
+        if field in layer:
+            raise ValueError(f"{field} is given under two names in {where}")
+        layer[field] = value
+    return layer
 
 
 def _flat(tree: dict[Any, Any], group: Any, prefix: str, where: str) -> dict[str, Any]:
@@ -291,9 +275,9 @@ def load_config(path: str | Path) -> Config:
 def dump_config(cfg: Config) -> str:
     """The config as YAML, every field, with the weighting rule that is in force."""
     tree = asdict(replace(cfg, weighting=replace(cfg.weighting, rule=cfg.rule)))
+    whole: dict[str, Any] = {"sort_keys": False, "width": 1_000_000}
+    text = yaml.safe_dump(tree, **whole, allow_unicode=True)
     # PyYAML writes some line breaks (U+0085) so that they are read back as spaces,
     # unless it escapes all that is not ASCII.
-    values = flatten(cfg).values()
-    texts = chain(*(v if isinstance(v, tuple) else [v] for v in values))
-    plain = all(str(text).isprintable() for text in texts)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=plain, width=1_000_000)
+    plain = text.replace("\n", "").isprintable()
+    return text if plain else yaml.safe_dump(tree, **whole)

@@ -1,146 +1,47 @@
 """Recipes and configs of the original WMTP system, under the names of this one.
 
-Three tables, original name -> ours: renamed, renamed with its values, and what has no
-place here. A name that asks for something else than this program does is refused.
-Facts of the original: its test guide and `configs/` (github.com/wooshikwon/wmtp).
+`original_names.yaml` says which are renamed, which are renamed with their values, and
+which have no place here; `READERS` below are those that are read together with others.
+A name that asks for something else than this program does is refused. Facts of the
+original: its test guide and `configs/` (github.com/wooshikwon/wmtp).
 """
 
 import math
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
+
+import yaml
+
+from shared.algorithms import ALGORITHMS
 
 ALGO = {"baseline-mtp": "baseline", "critic-wmtp": "critic"}
 RHO1 = {"weighted": "rho1-weighted", "token_skip": "rho1-tokenskip"}
 
-RENAMED = {
-    "mlflow.experiment": "tracking.experiment",
-    "paths.models.base": "model.name",
-    "paths.models.ref": "reference.model",
-    "paths.models.rm": "critic.reward_model",
-    "paths.checkpoints.base_path": "output_dir",
-    "paths.checkpoints.save_interval": "train.save_every",
-    "paths.checkpoints.keep_last": "train.keep_checkpoints",
-    "paths.checkpoints.save_final": "train.export",
-    "devices.fsdp.activation_ckpt": "machine.rematerialise",
-    "run.name": "run_name",
-    "train.num_epochs": "train.epochs",
-    "train.max_steps": "train.max_steps",
-    "train.gradient_accumulation": "train.accumulation",
-    "train.eval_interval": "train.eval_every",
-    "train.save_interval": "train.save_every",
-    "train.checkpointing.save_interval": "train.save_every",
-    "train.checkpointing.keep_last": "train.keep_checkpoints",
-    "train.checkpointing.save_final": "train.export",
-    "pretrain.num_epochs": "critic.stage1_epochs",
-    "pretrain.lr": "critic.stage1_lr",
-    "pretrain.early_stopping.patience": "critic.stage1_patience",
-    "pretrain.early_stopping.min_delta": "critic.stage1_min_delta",
-    "optim.optimizer": "optimizer.name",
-    "optim.lr": "optimizer.lr",
-    "optim.weight_decay": "optimizer.weight_decay",
-    "optim.grad_clip": "optimizer.clip_norm",
-    "optim.scheduler": "optimizer.schedule",
-    "data.train.max_length": "data.max_length",
-    "data.train.batch_size": "data.batch_size",
-    "loss.weight_temperature": "weighting.temperature",
-    "loss.temperature": "weighting.temperature",
-    "loss.epsilon": "weighting.weight_floor",
-    "loss.max_weight": "weighting.weight_ceiling",
-    "rho1.skip_threshold_percentile": "weighting.skip_fraction",
-    "rho1.min_ce_diff": "weighting.excess_floor",
-    "critic.auxiliary_loss_coef": "critic.value_loss_coef",
-    "critic.gamma": "critic.discount",
-}
+_tables = yaml.safe_load((files("shared.config") / "original_names.yaml").read_bytes())
+RENAMED: dict[str, str] = _tables["renamed"]
+VALUES: dict[str, dict[Any, dict[str, Any]]] = _tables["values"]
+UNUSED: list[str] = _tables["unused"]
 PATHS = ("model.name", "reference.model", "critic.reward_model", "output_dir")
-
-# With the values that are taken, and what they are here; {} stands for nothing.
-VALUES: dict[str, dict[Any, dict[str, Any]]] = {
-    "devices.compute_backend": {
-        "mps": {"machine.device": "mps"},
-        "cuda": {"machine.device": "gpu"},
-        "cpu": {"machine.device": "cpu"},
-        "auto": {"machine.device": "auto"},
-    },
-    "devices.mixed_precision": {
-        "fp32": {"machine.dtype": "float32"},
-        "fp16": {"machine.dtype": "float16"},
-        "bf16": {"machine.dtype": "bfloat16"},
-    },
-    "devices.fsdp.enabled": {False: {}},
-    "train.full_finetune": {True: {}},
-    "data.train.pack_sequences": {
-        True: {"data.layout": "packed"},
-        False: {"data.layout": "padded"},
-    },
-    "pretrain.enabled": {True: {}, False: {"critic.stage1_epochs": 0}},
-    "pretrain.early_stopping.enabled": {True: {}},
-    "critic.delta_mode": {"td": {"critic.score": "td_error"}},
-    "critic.normalize": {"zscore": {}},
-    "critic.target": {"rm_sequence": {}},
-    "critic.token_spread": {"gae": {}},  # the value head learns GAE returns
-}
-
-# What nothing here reads; a name with a dot at its end stands for all below it.
-UNUSED = (
-    "project",
-    "log_interval",  # every step is logged
-    "storage.",
-    "mlflow.tracking_uri",  # mlflow.db lies in output_dir
-    "mlflow.registry_uri",
-    "mlflow.artifact_location",
-    "launcher.",
-    "devices.num_proc",
-    "devices.device_ids",  # JAX splits rows over all devices by itself
-    "devices.distributed.",
-    "devices.fsdp.auto_wrap",
-    "devices.fsdp.sharding",
-    "devices.fsdp.offload_params",
-    "devices.fsdp.offload_grads",
-    "data.train.num_workers",  # the next batch is prepared by the program
-    "data.eval.",  # validation takes the rows of training
-    "train.early_stopping.",  # train.patience counts evaluations, not steps
-    "pretrain.max_steps",
-    "pretrain.save_value_head",  # every checkpoint holds it
-    "pretrain.early_stopping.mode",
-    "pretrain.early_stopping.monitor",
-    "loss.lambda",
-    "critic.discount_lambda",  # of a difference of values that is no TD error
-    "eval.",
-)
-
-# Read together with others, below.
-COMBINED = (
-    "train.algo",
-    "rho1.selection_mode",
-    "run.tags",
-    "optim.betas",
-    "optim.warmup_ratio",
-    "critic.value_lr",
-    "critic.use_pseudo_rewards",
-    "loss.weight_norm",
-    "data.train.sources",
-)
 DATASETS = "paths.datasets."
 HUB_NAMES = {"contest": "code_contests"}
 
 
 def is_unused(name: str) -> bool:
     """Whether nothing here reads what the original called so."""
-    return any(
-        name.startswith(known) if known.endswith(".") else name == known
-        for known in UNUSED
-    )
+    groups = tuple(known for known in UNUSED if known.endswith("."))
+    return name in UNUSED or name.startswith(groups)
 
 
 def is_original(name: str) -> bool:
     """Whether a dotted name is one of the original's."""
-    known = name in RENAMED or name in VALUES or name in COMBINED
+    known = name in RENAMED or name in VALUES or name in READERS
     return known or is_unused(name) or name.startswith(DATASETS)
 
 
 def names() -> list[str]:
     """Every name that the tables spell out."""
-    return [*RENAMED, *VALUES, *COMBINED, *(x for x in UNUSED if x[-1] != ".")]
+    return [*RENAMED, *VALUES, *READERS, *(x for x in UNUSED if x[-1] != ".")]
 
 
 def take(tree: dict[Any, Any], prefix: str = "") -> tuple[dict[str, Any], dict]:
@@ -190,8 +91,6 @@ def translate(
     for name, read in READERS.items():
         if name in found:
             layer |= {ours: (name, of) for ours, of in read(known).items()}
-    if "rho1.selection_mode" in found and known.get("train.algo") == "rho1-wmtp":
-        layer["algo"] = "rho1.selection_mode", _algo(known)["algo"]
     return layer
 
 
@@ -227,6 +126,10 @@ def _algo(known: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"train.algo rho1-wmtp needs rho1.selection_mode {modes}")
     mode = known["rho1.selection_mode"]
     return {"algo": _one_of("rho1.selection_mode", mode, RHO1)}
+
+
+def _selection_mode(known: dict[str, Any]) -> dict[str, Any]:
+    return _algo(known) if known.get("train.algo") == "rho1-wmtp" else {}
 
 
 def _tags(known: dict[str, Any]) -> dict[str, Any]:
@@ -279,7 +182,9 @@ def _pseudo_rewards(known: dict[str, Any]) -> dict[str, Any]:
 
 def _weight_norm(known: dict[str, Any]) -> dict[str, Any]:
     """`none` is what uniform weights have; others have mean 1 here."""
-    uniform = known.get("train.algo") in ("baseline-mtp", "baseline")
+    algo = str(known.get("train.algo"))
+    row = ALGORITHMS.get(ALGO.get(algo, algo))
+    uniform = row is not None and row.rule == "uniform"
     norms: dict[Any, Any] = {"mean1.0_clip": {}} | ({"none": {}} if uniform else {})
     return _one_of("loss.weight_norm", known["loss.weight_norm"], norms)
 
@@ -303,6 +208,7 @@ def _source(known: dict[str, Any]) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "train.algo": _algo,
+    "rho1.selection_mode": _selection_mode,
     "run.tags": _tags,
     "optim.betas": _betas,
     "optim.warmup_ratio": _warmup,

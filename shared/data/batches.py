@@ -8,8 +8,9 @@ Axes: A micro-batches of a step, B rows, L positions, S documents packed in a ro
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from shared.data.packing import (
     pack_epoch,
 )
 
+# Signals by name: per document, a number of each token `[T]` or of the whole `[1]`.
+Columns = Mapping[str, Sequence[np.ndarray]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -35,8 +39,8 @@ class Batch:
       document_BL: int32, 1 to S in each row in order; 0 is padding.
       positions_BL: int32, from 0 in each document; 0 on padding.
       target_BL: bool, True where the token is in T(d).
-      ref_nll_BL: float32, nats of the token under the reference; 0 at non-targets.
-      reward_BL: float32, R(d) on every position of d.
+      signals: column of `shared/signals/columns.py` -> float32; 0 on padding. A number
+        of a whole document stands on each of its positions.
       noise_BL: float32, standard normal, for the control `random`.
       permutation_BL: int32, columns of the row, for the control `shuffle`: permuted
         within T(d), the identity elsewhere.
@@ -47,16 +51,17 @@ class Batch:
     document_BL: np.ndarray
     positions_BL: np.ndarray
     target_BL: np.ndarray
-    ref_nll_BL: np.ndarray
-    reward_BL: np.ndarray
+    signals: dict[str, np.ndarray]
     noise_BL: np.ndarray
     permutation_BL: np.ndarray
     num_documents: int
 
     def changed(self, change: Callable[[Any], Any]) -> "Batch":
         """The same with every array changed."""
-        arrays = {n: change(x) for n, x in vars(self).items() if n != "num_documents"}
-        return replace(self, **arrays)
+        kept = ("signals", "num_documents")
+        arrays = {n: change(x) for n, x in vars(self).items() if n not in kept}
+        signals = {name: change(x) for name, x in self.signals.items()}
+        return replace(self, **arrays, signals=signals)
 
 
 def micro_batches(batches: Batch, parts: int = 1) -> list[Batch]:
@@ -68,27 +73,6 @@ def micro_batches(batches: Batch, parts: int = 1) -> list[Batch]:
         for a in range(A)
         for cut in range(0, B, rows)
     ]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What an algorithm knows of each document beside its tokens.
-
-    Attributes:
-      ref_nll: per document, float32 `[T]`, aligned with its tokens.
-      reward: float32 `[number of documents]`.
-    """
-
-    ref_nll: tuple[np.ndarray, ...]
-    reward: np.ndarray
-
-    @classmethod
-    def zeros(cls, split: Split) -> "Columns":
-        """For an algorithm that has neither."""
-        return cls(
-            ref_nll=tuple(np.zeros(len(d.tokens), np.float32) for d in split.documents),
-            reward=np.zeros(len(split.documents), np.float32),
-        )
 
 
 def control_noise(document: Document, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,43 +105,43 @@ def make_batch(
     num_documents: int,
     seed: int | None,
 ) -> Batch:
-    """Fills arrays `[..., L]` of that shape, row after row.
+    """Fills arrays `[..., L]` of that shape, row after row; others stay empty.
 
-    Without a seed there is no noise, and nothing is permuted.
+    Args:
+      columns: what the batch carries of each document beside its tokens.
+      seed: of the controls; without one there is no noise, and nothing is permuted.
     """
-    length = shape[-1]
+    flat = math.prod(shape[:-1]), shape[-1]
     integers = ("tokens_BL", "document_BL", "positions_BL", "permutation_BL")
-    floats = ("ref_nll_BL", "reward_BL", "noise_BL")
-    arrays = {name: np.zeros((len(rows), length), np.int32) for name in integers}
-    arrays |= {name: np.zeros((len(rows), length), np.float32) for name in floats}
-    arrays["target_BL"] = np.zeros((len(rows), length), bool)
-    arrays["permutation_BL"][:] = np.arange(length)
+    floats = ("noise_BL", *columns)
+    arrays = {name: np.zeros(flat, np.int32) for name in integers}
+    arrays |= {name: np.zeros(flat, np.float32) for name in floats}
+    arrays["target_BL"] = np.zeros(flat, bool)
+    arrays["permutation_BL"][:] = np.arange(flat[1])
     for b, row in enumerate(rows):
         start = 0
         for number, index in enumerate(row, 1):
             document = split.documents[index]
             end = start + len(document.tokens)
-            if seed is None:
-                noise_T = np.zeros(end - start, np.float32)
-                permutation_T = np.arange(end - start, dtype=np.int32)
-            else:
-                noise_T, permutation_T = control_noise(document, seed)
-            for name, values in {
+            filled: dict[str, Any] = {
                 "tokens_BL": document.tokens,
                 "document_BL": number,
                 "positions_BL": np.arange(end - start),
                 "target_BL": document.target,
-                "ref_nll_BL": np.where(document.target, columns.ref_nll[index], 0),
-                "reward_BL": columns.reward[index],
-                "noise_BL": noise_T,
-                "permutation_BL": start + permutation_T,
-            }.items():
+                **{name: column[index] for name, column in columns.items()},
+            }
+            if seed is not None:
+                noise_T, permutation_T = control_noise(document, seed)
+                filled |= {"noise_BL": noise_T, "permutation_BL": start + permutation_T}
+            for name, values in filled.items():
                 arrays[name][b, start:end] = values
             start = end
     shaped = {name: array.reshape(shape) for name, array in arrays.items()}
-    return Batch(**shaped, num_documents=num_documents)
+    signals = {name: shaped.pop(name) for name in columns}
+    return Batch(**shaped, signals=signals, num_documents=num_documents)
 
 
+@dataclass(eq=False)
 class TrainBatches:
     """Training batches `[A, B, L]` for ever, epoch after epoch.
 
@@ -166,23 +150,19 @@ class TrainBatches:
     filled with empty rows, so each epoch holds each document exactly once.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        columns: Columns,
-        *,
-        max_length: int,
-        batch_size: int,
-        accumulation: int,
-        layout: str,
-        seed: int,
-    ) -> None:
-        self.split = split
-        self.columns = columns
-        self.shape = (accumulation, batch_size, max_length)
-        self.num_documents = documents_per_row(max_length, layout)
-        self.seed = seed
-        self._lengths = [len(document.tokens) for document in split.documents]
+    split: Split
+    columns: Columns
+    _: KW_ONLY
+    max_length: int
+    batch_size: int
+    accumulation: int
+    layout: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.num_documents = documents_per_row(self.max_length, self.layout)
+        self._rows_per_step = self.accumulation * self.batch_size
+        self._lengths = [len(document.tokens) for document in self.split.documents]
         self._epoch = self._step = 0
         self._rows = self.epoch_rows(0)
 
@@ -190,7 +170,7 @@ class TrainBatches:
         """Document indices of the rows of an epoch."""
         return pack_epoch(
             self._lengths,
-            max_length=self.shape[2],
+            max_length=self.max_length,
             max_documents=self.num_documents,
             order=epoch_order(len(self._lengths), self.seed, epoch),
         )
@@ -225,13 +205,11 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         start = self._step * self._rows_per_step
-        rows = self._rows[start : start + self._rows_per_step]
-        rows = rows + [[]] * (self._rows_per_step - len(rows))
         batch = make_batch(
-            rows,
+            self._rows[start : start + self._rows_per_step],
             self.split,
             self.columns,
-            shape=self.shape,
+            shape=(self.accumulation, self.batch_size, self.max_length),
             num_documents=self.num_documents,
             seed=self.seed,
         )
@@ -241,43 +219,30 @@ class TrainBatches:
             self._rows = self.epoch_rows(self._epoch)
         return batch
 
-    @property
-    def _rows_per_step(self) -> int:
-        return self.shape[0] * self.shape[1]
-
 
 def eval_batches(
     split: Split, columns: Columns, *, max_length: int, batch_size: int, seed: int
-) -> tuple[list[Batch], list[np.ndarray]]:
+) -> list[Batch]:
     """Every document once, one a row, in rows of a quarter, a half or all of L.
 
     Returns:
       Batches `[B, L_bucket]` with S = 1, short ones first, documents in their order;
-      empty rows fill the last batch of a length. And for each batch the document index
-      of each row `[B]`, -1 for an empty one, to bring results back to documents.
+      empty rows fill the last batch of a length.
     """
     buckets = sorted({max(MIN_DOCUMENT, math.ceil(max_length / n)) for n in (4, 2, 1)})
-    batches, indices = [], []
-    shorter = 0
-    for length in buckets:
-        chosen = [
-            index
-            for index, document in enumerate(split.documents)
-            if shorter < len(document.tokens) <= length
-        ]
-        shorter = length
+    lengths = np.array([len(document.tokens) for document in split.documents])
+    batches = []
+    for shorter, length in pairwise([0, *buckets]):
+        chosen = np.flatnonzero((lengths > shorter) & (lengths <= length))
         for start in range(0, len(chosen), batch_size):
-            here = chosen[start : start + batch_size]
-            empty = batch_size - len(here)
-            rows: list[list[int]] = [[index] for index in here] + [[]] * empty
+            rows = [[index] for index in chosen[start : start + batch_size].tolist()]
             shape = (batch_size, length)
             batches.append(
                 make_batch(
                     rows, split, columns, shape=shape, num_documents=1, seed=seed
                 )
             )
-            indices.append(np.array(here + [-1] * empty, np.int64))
-    return batches, indices
+    return batches
 
 
 def unigram_entropy(split: Split, vocab_size: int) -> float:

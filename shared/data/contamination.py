@@ -9,19 +9,16 @@ the user names, in three ways:
   ngram13     the document has 13 words in a row that a problem has too
 
 Nothing may be fetched for this and no text of a benchmark is in this package: it
-carries their fingerprints, 64 bits of BLAKE2b per text, in `fingerprints.json`.
-Of a million texts held against a million, one is found by chance in 18 million checks.
-
-    python -m shared.data.contamination --build mbpp_test=FILE humaneval=FILE
+carries their fingerprints, 64 bits of BLAKE2b per text, in `fingerprints.json`, which
+`tests/script/build_fingerprints.py` writes. Of a million texts held against a million,
+one is found by chance in 18 million checks.
 """
 
-import argparse
 import base64
 import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -31,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from shared.data.examples import Example, read_examples
-from shared.files import write_whole
 
 KINDS = {"exact": "exact", "normalised": "normalised", "ngram13": "13-gram"}
 GRAM = 13  # words, the length that GPT-3 and PaLM were checked with
@@ -40,11 +36,6 @@ GRAM = 13  # words, the length that GPT-3 and PaLM were checked with
 LEAST_LENGTH = 20
 SHOWN = 5  # ids in a report
 FINGERPRINTS = "fingerprints.json"
-ABOUT = {
-    "mbpp_test": "MBPP, test split (task ids 11 to 510), google-research-datasets/mbpp,"
-    " CC-BY-4.0",
-    "humaneval": "HumanEval, openai/openai_humaneval, MIT",
-}
 WORD = re.compile(r"\w+|[-+*/%<>=!&|^~]+|[^\w\s]")
 
 Prints = dict[str, frozenset[int]]  # kind -> fingerprints of a benchmark
@@ -108,10 +99,11 @@ def check(
     Raises:
       ValueError: if one of `against` cannot be read as examples.
     """
-    benchmarks = load_fingerprints()
-    for name in against:
-        own_name = f"./{name}" if name in ABOUT else name
-        benchmarks[own_name] = _union_prints(_read(name))
+    packaged = load_fingerprints()
+    benchmarks = packaged | {
+        f"./{name}" if name in packaged else name: prints_of(read_problems(name))
+        for name in against
+    }
     found: dict[str, dict[str, list[str]]] = {
         name: {kind: [] for kind in KINDS} for name in benchmarks
     }
@@ -155,56 +147,38 @@ def load_fingerprints(file: Path | None = None) -> dict[str, Prints]:
     return benchmarks
 
 
-def build(sources: Mapping[str, str], file: Path) -> dict[str, Any]:
-    """Writes the fingerprints of benchmarks to a file; a whole file or none.
+def prints_of(examples: Iterable[Example]) -> Prints:
+    """The fingerprints of all problems of a benchmark together."""
+    every = [_prints(example) for example in examples]
+    return {kind: frozenset().union(*(own[kind] for own in every)) for kind in KINDS}
 
-    Args:
-      sources: benchmark (a key of `ABOUT`) -> its test problems, as `against` above.
-      file: what is written.
 
-    Returns:
-      Per benchmark what it is, and its numbers of problems and fingerprints.
-
-    Raises:
-      ValueError: if a benchmark is not known, or its problems cannot be read.
-    """
-    if unknown := sorted(sources.keys() - ABOUT.keys()):
-        raise ValueError(f"benchmarks must be among {', '.join(ABOUT)}, got {unknown}")
-    arrays: dict[str, np.ndarray] = {}
-    about: dict[str, Any] = {}
-    for benchmark, source in sorted(sources.items()):
-        examples = _read(source)
-        prints = _union_prints(examples)
-        about[benchmark] = {"source": ABOUT[benchmark], "problems": len(examples)}
-        for kind in KINDS:
-            about[benchmark][kind] = len(prints[kind])
-            arrays[f"{benchmark}.{kind}"] = np.array(sorted(prints[kind]), "<u8")
-    packed = {
-        name: base64.b64encode(x.tobytes()).decode() for name, x in arrays.items()
-    }
-    text = json.dumps({"about": about, "fingerprints": packed}, indent=1)
-    try:
-        write_whole(file, f"{text}\n".encode())
-    except OSError as error:
-        raise ValueError(f"{file} must be writable, got {error.strerror}") from None
-    return about
+def read_problems(source: str) -> list[Example]:
+    """The problems of one .jsonl file, or of a folder, as `check` takes them."""
+    path = Path(os.path.expanduser(source))
+    test = path / "test.jsonl"
+    found = [test] if test.is_file() else sorted(path.glob("*.jsonl"))
+    if path.suffix == ".jsonl" and not path.is_dir():
+        found = [path]
+    if not found:
+        raise ValueError(
+            "data.check_against must name .jsonl files, or folders that hold some, "
+            f"got {source!r}"
+        )
+    return [row for file in found for row in read_examples(file, "auto").rows]
 
 
 def _prints(example: Example) -> dict[str, set[int]]:
-    texts = _texts(example)
-    return {kind: {_fingerprint(text) for text in texts[kind]} for kind in KINDS}
-
-
-def _texts(example: Example) -> dict[str, set[str]]:
     """What is compared of an example of either side."""
     statement, solution = _statement(example["prompt"]), example["completion"]
     normal = {part: " ".join(part.split()) for part in (statement, solution)}
     long = [part for part in normal if len(normal[part]) >= LEAST_LENGTH]
-    return {
-        "exact": set(long),
-        "normalised": {normal[part] for part in long},
+    texts: dict[str, Iterable[str]] = {
+        "exact": long,
+        "normalised": [normal[part] for part in long],
         "ngram13": ngrams(f"{statement}\n{solution}"),
     }
+    return {kind: set(map(_fingerprint, of)) for kind, of in texts.items()}
 
 
 def _statement(prompt: str) -> str:
@@ -226,47 +200,5 @@ def _fingerprint(text: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _union_prints(examples: Iterable[Example]) -> Prints:
-    every = [_prints(example) for example in examples]
-    return {kind: frozenset().union(*(own[kind] for own in every)) for kind in KINDS}
-
-
-def _read(source: str) -> list[Example]:
-    path = Path(os.path.expanduser(source))
-    test = path / "test.jsonl"
-    found = [test] if test.is_file() else sorted(path.glob("*.jsonl"))
-    if path.suffix == ".jsonl" and not path.is_dir():
-        found = [path]
-    if not found:
-        raise ValueError(
-            "data.check_against must name .jsonl files, or folders that hold some, "
-            f"got {source!r}"
-        )
-    return [row for file in found for row in read_examples(file, "auto").rows]
-
-
 def _union(kinds: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(name for ids in kinds.values() for name in ids))
-
-
-def main(argv: Sequence[str]) -> int:
-    """Builds the fingerprints that travel with the package."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shared.data.contamination", description=main.__doc__
-    )
-    parser.add_argument("--build", nargs="+", required=True, metavar="NAME=FILE")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parent / FINGERPRINTS)
-    arguments = parser.parse_args(argv)
-    sources = dict(entry.partition("=")[::2] for entry in arguments.build)
-    try:
-        about = build(sources, arguments.to)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(about, indent=2))
-    print(f"{arguments.to}: {arguments.to.stat().st_size} bytes")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -10,23 +10,27 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shared.config.fields import DataConfig
 from shared.data import hub as hub_data
-from shared.data.examples import Example, Examples, convert_rows, is_even, read_examples
+from shared.data.examples import (
+    Example,
+    Examples,
+    Rows,
+    convert_rows,
+    is_even,
+    read_examples,
+    read_lines,
+)
 from shared.data.tokenizer import Tokenizer
-from shared.data.tokenizer import load_tokenizer as load_tokenizer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 log = logging.getLogger("wmtp")
 
@@ -71,8 +75,8 @@ class Split:
     digest: str
 
 
-def load_examples(cfg: DataConfig) -> dict[str, "Dataset"]:
-    """The examples of a source by split, with columns id, prompt, completion.
+def load_examples(cfg: DataConfig) -> dict[str, list[Example]]:
+    """The examples of a source by split, each with id, prompt and completion.
 
     `mbpp` and `code_contests` are data sets of the hub, whatever lies in the working
     folder (`./mbpp` is a folder). A folder (the minis are one) holds `train.jsonl` (or
@@ -109,13 +113,8 @@ def load_examples(cfg: DataConfig) -> dict[str, "Dataset"]:
                 f"every split must have an example, got none for {name!r} in "
                 f"data.source {cfg.source!r}: add rows, or a folder with {name}.jsonl"
             )
-    from datasets import Dataset
-
     limit = cfg.max_examples or None
-    return {
-        name: Dataset.from_list(examples.rows[:limit])
-        for name, examples in splits.items()
-    }
+    return {name: examples.rows[:limit] for name, examples in splits.items()}
 
 
 def _read_source(cfg: DataConfig) -> dict[str, Examples]:
@@ -127,14 +126,16 @@ def _read_source(cfg: DataConfig) -> dict[str, Examples]:
     streaming = cfg.max_examples > 0
     if cfg.source in hub_data.SOURCES:
         rows = hub_data.open_source(cfg.source, streaming=streaming)
-        return _split_rows(rows, cfg)
-    is_minis = cfg.source == "minis"
+        return _split(rows, cfg, cfg.max_examples)
+    if cfg.source == "minis":
+        minis = files("shared.data").joinpath("minis", "mbpp")
+        return _split(_lines_by_split(minis, cfg.train_split), cfg)
     source = Path(os.path.expanduser(cfg.source))
-    if is_minis or source.is_dir():
-        if not is_minis and hub_data.is_parquet_folder(source):
-            return _split_rows(hub_data.open_folder(source, streaming=streaming), cfg)
-        folder = files("shared.data").joinpath("minis", "mbpp") if is_minis else source
-        return _split_folder(folder, cfg)
+    if hub_data.is_parquet_folder(source):
+        rows = hub_data.open_folder(source, streaming=streaming)
+        return _split(rows, cfg, cfg.max_examples)
+    if source.is_dir():
+        return _split(_lines_by_split(source, cfg.train_split), cfg)
     if source.suffix == ".jsonl":
         return _split_file(source, cfg)
     raise ValueError(
@@ -144,33 +145,21 @@ def _read_source(cfg: DataConfig) -> dict[str, Examples]:
     )
 
 
-def _split_folder(folder: Traversable, cfg: DataConfig) -> dict[str, Examples]:
-    def read(name: str) -> Examples:
-        return read_examples(folder.joinpath(f"{name}.jsonl"), cfg.format)
-
-    def has(name: str) -> bool:
-        return folder.joinpath(f"{name}.jsonl").is_file()
-
-    return _split(read, has, cfg)
-
-
-def _split_rows(rows: dict[str, hub_data.Rows], cfg: DataConfig) -> dict[str, Examples]:
-    def read(name: str) -> Examples:
-        if name not in rows:
-            raise ValueError(
-                f"data.source must have a split {name!r}, got {', '.join(rows)} in "
-                f"{cfg.source!r}"
-            )
-        # Validation is cut after it has been shared with the reference split.
-        limit = 0 if name == "validation" else cfg.max_examples
-        return convert_rows(rows[name], cfg.format, limit)
-
-    return _split(read, rows.__contains__, cfg)
+def _lines_by_split(folder: Traversable, train_split: str) -> dict[str, Rows]:
+    """The lines of a folder's files; the first two must be there when they are read."""
+    needed, others = (train_split, "validation"), ("reference", "test", "test_mini")
+    found = {name: folder.joinpath(f"{name}.jsonl") for name in needed + others}
+    return {
+        name: read_lines(file)
+        for name, file in found.items()
+        if name in needed or file.is_file()
+    }
 
 
 def _split(
-    read: Callable[[str], Examples], has: Callable[[str], bool], cfg: DataConfig
+    rows: dict[str, Rows], cfg: DataConfig, limit: int = 0
 ) -> dict[str, Examples]:
+    """Our splits; `limit` ends each early, but 0 reads and checks all rows."""
     name = cfg.train_split
     held_out = ("", "reference", "validation", "test")
     if name in held_out or Path(name).name != name:
@@ -178,8 +167,19 @@ def _split(
             "data.train_split must name a file of data.source other than reference, "
             f"validation and test, got {name!r}"
         )
-    train, validation = read(name), read("validation")
-    if has("reference"):
+
+    @cache  # rows can be read once, and the training split may be `test_mini`
+    def read(split: str, limit: int = limit) -> Examples:
+        if split not in rows:
+            raise ValueError(
+                f"data.source must have a split {split!r}, got {', '.join(rows)} in "
+                f"{cfg.source!r}"
+            )
+        return convert_rows(rows[split], cfg.format, limit)
+
+    # Validation is cut after it has been shared with the reference split.
+    train, validation = read(name), read("validation", limit=0)
+    if "reference" in rows:
         reference = read("reference")
     else:
         numbered = list(enumerate(validation.rows))
@@ -188,7 +188,7 @@ def _split(
         reference = Examples(even, validation.format)
         validation = replace(validation, rows=odd)
     splits = {"train": train, "reference": reference, "validation": validation}
-    test = next((test for test in ("test", "test_mini") if has(test)), None)
+    test = next((test for test in ("test", "test_mini") if test in rows), None)
     return splits | ({"test": read(test)} if test else {})
 
 
@@ -199,13 +199,12 @@ def _split_file(file: Path, cfg: DataConfig) -> dict[str, Examples]:
             f"{cfg.train_split!r}"
         )
     found = read_examples(file, cfg.format)
-    splits: dict[str, list[Example]] = {"train": [], "reference": [], "validation": []}
-    for i, example in enumerate(found.rows):
-        name = {8: "reference", 9: "validation"}.get(i % 10, "train")
-        splits[name].append(example)
-    train = Examples(splits.pop("train"), found.format, found.num_left_out)
-    rest = {name: Examples(rows, found.format) for name, rows in splits.items()}
-    return {"train": train} | rest
+    train = [row for i, row in enumerate(found.rows) if i % 10 < 8]
+    return {
+        "train": replace(found, rows=train),
+        "reference": Examples(found.rows[8::10], found.format),
+        "validation": Examples(found.rows[9::10], found.format),
+    }
 
 
 def _check_mbpp_ids(splits: dict[str, Examples], source: str) -> None:
@@ -238,7 +237,7 @@ def load_splits(
     tokenizer: Tokenizer,
     *,
     splits: Sequence[str],
-    examples: "dict[str, Dataset] | None" = None,
+    examples: dict[str, list[Example]] | None = None,
 ) -> dict[str, Split]:
     """Reads and tokenises the named splits.
 
@@ -257,8 +256,7 @@ def load_splits(
             f"{cfg.source!r}, got {missing}"
         )
     return {
-        name: _tokenise_split(name, examples[name].to_list(), tokenizer, cfg)
-        for name in splits
+        name: _tokenise_split(name, examples[name], tokenizer, cfg) for name in splits
     }
 
 
@@ -268,16 +266,20 @@ def _tokenise_split(
     digest = hashlib.sha256()
     documents, num_cut = [], 0
     for example in examples:
-        document, is_cut = _tokenise(example, tokenizer, cfg)
-        if len(document.tokens) < 2:
+        prompt = tokenizer.encode(example["prompt"])
+        ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
+        if len(ids) < 2:
             raise ValueError(
-                f"a document must have at least 2 tokens, got "
-                f"{len(document.tokens)} for example {document.id!r} of split {name!r}"
+                f"a document must have at least 2 tokens, got {len(ids)} for example "
+                f"{example['id']!r} of split {name!r}"
             )
-        documents.append(document)
-        num_cut += is_cut
-        arrays = (document.tokens.tobytes(), document.target.tobytes())
-        for part in (document.id.encode(), *arrays):
+        num_cut += len(ids) > cfg.max_length
+        tokens = np.array(ids[: cfg.max_length], np.int32)
+        # The first token of a document is predicted from nothing, so it is no target.
+        first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
+        target = np.arange(len(tokens)) >= first
+        documents.append(Document(example["id"], tokens, target))
+        for part in (example["id"].encode(), tokens.tobytes(), target.tobytes()):
             digest.update(len(part).to_bytes(8, "little") + part)
     if not any(document.target.any() for document in documents):
         raise ValueError(
@@ -286,15 +288,3 @@ def _tokenise_split(
             "fills a row"
         )
     return Split(name, tuple(documents), num_cut, digest.hexdigest())
-
-
-def _tokenise(
-    example: Example, tokenizer: Tokenizer, cfg: DataConfig
-) -> tuple[Document, bool]:
-    prompt = tokenizer.encode(example["prompt"])
-    ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
-    tokens = np.array(ids[: cfg.max_length], np.int32)
-    # The first token of a document is predicted from nothing, so it is no target.
-    first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
-    target = np.arange(len(tokens)) >= first
-    return Document(example["id"], tokens, target), len(ids) > cfg.max_length

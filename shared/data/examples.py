@@ -6,14 +6,15 @@ Rows are lines of JSON or rows of a hub data set; errors name the file and the l
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 Example = dict[str, str]  # id, prompt, completion
 Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row]]  # where a row stands, for messages, and the row
 
 PYTHON3 = 3  # in the enum of code_contests: 1 is Python 2, 2 C++, 4 Java
 
@@ -33,43 +34,33 @@ class Examples:
     num_left_out: int = 0
 
 
-def _is_text(x: object) -> bool:
-    return isinstance(x, str)
+def _is_list(x: Any, of: type, least: int = 1) -> bool:
+    """Whether it is a list of so many values of that type."""
+    return isinstance(x, list) and len(x) >= least and all(isinstance(y, of) for y in x)
 
 
-def _is_id(x: object) -> bool:
-    return isinstance(x, (str, int)) and not isinstance(x, bool)
-
-
-def _is_texts(x: object) -> bool:
-    return isinstance(x, list) and len(x) > 0 and all(map(_is_text, x))
-
-
-def _is_tests(x: object) -> bool:
+def _are_lists(x: Any, least: int, **types: type) -> bool:
+    """Whether it is a dict with lists under these keys, each as long as the others."""
     if not isinstance(x, dict):
         return False
-    given, expected = x.get("input", []), x.get("output", [])
-    return _is_texts(given) and _is_texts(expected) and len(given) == len(expected)
+    fit = all(_is_list(x.get(key), of, least) for key, of in types.items())
+    return fit and len({len(x[key]) for key in types}) == 1
 
 
-def _is_solutions(x: object) -> bool:
-    if not isinstance(x, dict):
-        return False
-    languages, sources = x.get("language"), x.get("solution")
-    if not isinstance(languages, list) or not isinstance(sources, list):
-        return False
-    known = all(isinstance(language, int) for language in languages)
-    return known and all(map(_is_text, sources)) and len(languages) == len(sources)
-
-
-Kind = tuple[str, Callable[[object], bool]]
-ID: Kind = ("a string or an integer", _is_id)
-TEXT: Kind = ("a string", _is_text)
-TEXTS: Kind = ("a list of at least one string", _is_texts)
-TESTS: Kind = ("{input, output}, two equally long lists of strings", _is_tests)
+Kind = tuple[str, Callable[[Any], bool]]
+ID: Kind = (
+    "a string or an integer",
+    lambda x: isinstance(x, (str, int)) and not isinstance(x, bool),
+)
+TEXT: Kind = ("a string", lambda x: isinstance(x, str))
+TEXTS: Kind = ("a list of at least one string", lambda x: _is_list(x, str))
+TESTS: Kind = (
+    "{input, output}, two equally long lists of strings",
+    lambda x: _are_lists(x, 1, input=str, output=str),
+)
 SOLUTIONS: Kind = (
     "{language, solution}, equally long lists of integers and strings",
-    _is_solutions,
+    lambda x: _are_lists(x, 0, language=int, solution=str),
 )
 
 # Keys that a row must have, and what they hold. `auto` takes the first that fits.
@@ -97,21 +88,15 @@ def read_examples(file: Traversable, format: str) -> Examples:
     """The examples of one file of JSON lines in UTF-8; blank lines are skipped.
 
     Raises:
-      ValueError: if the file is missing, unreadable or empty, a line is not a JSON
-        object, or as `convert_rows`.
+      ValueError: as `read_lines` and `convert_rows`.
     """
-    lines = read_lines(file)
-    rows = ((f"{file}, line {number}", row) for number, row in lines)
-    return convert_rows(rows, format)
+    return convert_rows(read_lines(file), format)
 
 
-def convert_rows(
-    rows: Iterable[tuple[str, Row]], format: str, limit: int = 0
-) -> Examples:
+def convert_rows(rows: Rows, format: str, limit: int = 0) -> Examples:
     """Checks rows and makes an example of each.
 
     Args:
-      rows: where a row stands, for messages, and the row.
       format: a key of `FORMATS`, or `auto`, decided on the first row's keys.
       limit: first so many examples; no row after them is asked for. 0 takes all.
 
@@ -142,8 +127,8 @@ def convert_rows(
     return Examples(examples, format, num_left_out)
 
 
-def read_lines(file: Traversable) -> Iterator[tuple[int, Row]]:
-    """Number (from 1) and object of each line of a JSON lines file.
+def read_lines(file: Traversable) -> Rows:
+    """The object of each line of a JSON lines file.
 
     Raises:
       ValueError: if the file is missing, unreadable or empty, or a line is not a JSON
@@ -156,14 +141,12 @@ def read_lines(file: Traversable) -> Iterator[tuple[int, Row]]:
             f"data needs {file} as a readable file of JSON lines, got: "
             f"{error.strerror or error}"
         ) from None
-    found = False
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        found = True
-        yield number, _parse(line, f"{file}, line {number}")
-    if not found:
+    if not any(line.strip() for line in lines):
         raise ValueError(f"{file} must have at least one line, got an empty file")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            yield where, _parse(line, where)
 
 
 def is_even(example_id: str, row: int) -> bool:
@@ -220,8 +203,8 @@ def _check_row(row: Row, format: str, where: str) -> None:
 
 def _unused(name: str, seen: Container[str]) -> str:
     """Problems of code_contests come from five sites, whose names may be the same."""
-    names = (f"{name} ({number})" for number in count(2))
-    return name if name not in seen else next(n for n in names if n not in seen)
+    names = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(name for name in names if name not in seen)
 
 
 def _check_text(example: Example, where: str) -> None:
@@ -246,8 +229,7 @@ def _to_example(row: Row, format: str, number: int) -> Example | None:
             solution = row["solution"] if "solution" in row else _first_python(row)
             if solution is None:
                 return None
-            text = row["description"]
-            parts = row["name"], f'"""\n{text}\n"""\n', solution
+            parts = row["name"], f'"""\n{row["description"]}\n"""\n', solution
         case _:
             parts = row.get("id", number), row["prompt"], row["completion"]
     example_id, prompt, completion = parts

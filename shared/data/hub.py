@@ -4,29 +4,19 @@ Read through `datasets` without loading scripts. The rows go through the same ch
 lines of JSON (`shared/data/examples.py`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from shared.data.examples import CODE_CONTESTS, Row
-from shared.huggingface.hub import first_line
+from shared.data.examples import CODE_CONTESTS, Row, Rows
+from shared.messages import named_line
 
-Rows = Iterator[tuple[str, Row]]  # where a row stands, and the row
 Refuse = Callable[[Exception], ValueError]  # another library's error in our words
 
 
-@dataclass(frozen=True)
-class HubData:
-    """A data set on the hub.
-
-    Attributes:
-      repository: `owner/name`.
-      config: which of its data sets.
-      columns: read these only; None reads all.
-    """
+class HubData(NamedTuple):
+    """A data set on the hub: which, and the only columns that are read (None: all)."""
 
     repository: str
     config: str
@@ -67,15 +57,22 @@ def open_source(name: str, *, streaming: bool) -> dict[str, Rows]:
     def refuse(error: Exception) -> ValueError:
         return ValueError(
             f"data.source {name!r} must be fetched from the hub ({source.repository}) "
-            f"or be in its cache, got {first_line(unreached or error)}: "
+            f"or be in its cache, got {named_line(unreached or error)}: "
             "give by --data a folder with train.jsonl and validation.jsonl, or with "
             "the parquet files of that repository"
         )
 
-    columns = {"columns": source.columns} if source.columns else {}
-    with _offline() if unreached else nullcontext():
-        found = _open(refuse, source.repository, source.config, streaming, **columns)
-    return _by_split(found, source.repository, refuse)
+    options: dict[str, Any] = {"streaming": streaming}
+    if source.columns:
+        options["columns"] = source.columns
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or unreached is not None  # only its cache is asked
+    try:
+        return _load(refuse, source.repository, *source[:2], **options)
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 def is_parquet_folder(folder: Path) -> bool:
@@ -97,12 +94,12 @@ def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
 
     def refuse(error: Exception) -> ValueError:
         return ValueError(
-            f"data.source must hold whole parquet files, got {first_line(error)} in "
+            f"data.source must hold whole parquet files, got {named_line(error)} in "
             f"{folder}"
         )
 
     found = _parquet_files(folder)
-    columns: dict[str, Any] = {}
+    options: dict[str, Any] = {"streaming": streaming}
     try:
         from pyarrow.parquet import read_schema  # type: ignore[import-untyped]
 
@@ -110,14 +107,13 @@ def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
     except Exception as error:
         raise refuse(error) from error
     if CODE_CONTESTS.keys() <= names and "solution" not in names:
-        columns["columns"] = [*CODE_CONTESTS]
+        options["columns"] = [*CODE_CONTESTS]
     # `datasets` reads file names as patterns.
-    data_files = {
+    options["data_files"] = {
         split: [escape(str(file.resolve())) for file in files]
         for split, files in found.items()
     }
-    opened = _open(refuse, "parquet", None, streaming, data_files=data_files, **columns)
-    return _by_split(opened, str(folder), refuse)
+    return _load(refuse, str(folder), "parquet", **options)
 
 
 def _parquet_files(folder: Path) -> dict[str, list[Path]]:
@@ -146,32 +142,14 @@ def _unreached(repository: str) -> Exception | None:
     return None
 
 
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Lets `datasets` look into its cache only."""
-    from datasets import config
-
-    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before
-
-
-def _open(
-    refuse: Refuse, path: str, config: str | None, streaming: bool, **arguments: Any
-) -> Mapping[str, Iterable[Row]]:
+def _load(refuse: Refuse, where: str, *name: str, **options: Any) -> dict[str, Rows]:
+    """What `load_dataset` finds, by split in our words; `where` is for messages."""
     from datasets import load_dataset
 
     try:
-        return load_dataset(path, config, streaming=streaming, **arguments)
+        found = load_dataset(*name, **options)
     except Exception as error:  # of its HTTP client, its builders, the disk
         raise refuse(error) from error
-
-
-def _by_split(
-    found: Mapping[str, Iterable[Row]], where: str, refuse: Refuse
-) -> dict[str, Rows]:
     return {
         ours: _read(found[theirs], f"{where}, split {theirs}", refuse)
         for theirs, ours in SPLITS.items()
@@ -180,14 +158,8 @@ def _by_split(
 
 
 def _read(rows: Iterable[Row], where: str, refuse: Refuse) -> Rows:
-    iterator = iter(rows)
-    number = 0
-    while True:
-        try:
-            row = next(iterator)
-        except StopIteration:
-            return
-        except Exception as error:
-            raise refuse(error) from error
-        number += 1
-        yield f"{where}, row {number}", row
+    try:
+        for number, row in enumerate(rows, 1):
+            yield f"{where}, row {number}", row
+    except Exception as error:
+        raise refuse(error) from error

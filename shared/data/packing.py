@@ -89,7 +89,10 @@ def pack_tightly(
     rooms = 0  # bit r: some row has room r
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = room = lengths[index]
-        _check_length(length, max_length)
+        if length > max_length:
+            raise ValueError(
+                f"documents must have at most {max_length} tokens, got {length}"
+            )
         if enough := rooms >> length:
             room += (enough & -enough).bit_length() - 1  # its lowest bit
             chosen = with_room[room].pop()
@@ -103,18 +106,3 @@ def pack_tightly(
             with_room[room - length].append(chosen)
             rooms |= 1 << (room - length)
     return rows
-
-
-def _check_length(length: int, max_length: int) -> None:
-    if length > max_length:
-        raise ValueError(
-            f"documents must have at most {max_length} tokens, got {length}"
-        )
-
-
-def padding_share(
-    rows: Sequence[Sequence[int]], lengths: Sequence[int], max_length: int
-) -> float:
-    """Which part of the positions of `rows` is padding, in [0, 1]."""
-    used = sum(lengths[index] for row in rows for index in row)
-    return 1 - used / (len(rows) * max_length) if rows else 0.0

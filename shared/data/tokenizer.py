@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.messages import first_line
+
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -61,7 +63,6 @@ def load_tokenizer(name: str, of: str = "data.tokenizer") -> Tokenizer:
 
     Args:
       name: `bytes`, which needs no files, or a folder with a Hugging Face tokenizer.
-        Nothing is fetched and no code of the folder is run.
       of: what the user calls it, for messages.
 
     Raises:
@@ -77,7 +78,7 @@ def load_tokenizer(name: str, of: str = "data.tokenizer") -> Tokenizer:
     # A document is cut by us, so no length of the tokenizer's own plays a part.
     settings = {"model_max_length": 10**9}
     if name == "bytes":
-        with _quiet_import():
+        with quiet_import():
             from transformers import ByT5Tokenizer
         implementation = ByT5Tokenizer(extra_ids=0, **settings)
     else:
@@ -107,21 +108,23 @@ def _read_tokenizer(name: str, settings: dict[str, Any], of: str) -> Any:
     if not any((folder / file).is_file() for file in FILES):
         # Of a model's folder without one the library makes an empty tokenizer.
         raise ValueError(f"{required}, got {name!r}, which holds none of {FILES[:3]}")
-    with _quiet_import():
+    with quiet_import():
         from transformers import AutoTokenizer
     try:
         return AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **settings
         )
     except Exception as error:  # whatever a damaged folder makes the library raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ValueError(f"{required}, got {name!r}: {reason}") from None
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
-    # Without torch, importing transformers warns that its models cannot be used. We
-    # use its tokenizers only.
+def quiet_import() -> Iterator[None]:
+    """Without torch, importing `transformers` warns that its models cannot be used.
+
+    We use its tokenizers and configs only.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,44 +1,83 @@
 """`config.json` of a Hugging Face folder: what it says of a model, and how it is made.
 
-Facts and defaults of absent keys are those of the config classes of transformers 5
-(`models/{gpt2,llama,qwen2}/configuration_*.py`, `modeling_rope_utils.py`). What the
-decoder of this project cannot compute is refused, never passed over.
+Absent keys have the defaults of the config classes of transformers 5, and keys mean
+what they mean there (`modeling_rope_utils.py`). What the decoder of this project cannot
+compute is refused, never passed over.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
-from shared.huggingface.json_keys import REQUIRED, Keys, read_keys
+from shared.config.ranges import field_types
+from shared.data.tokenizer import quiet_import
+from shared.head_types import HEAD_TYPES
+from shared.huggingface.json_keys import MAX_COUNT, Keys, read_keys
 
-# The tanh forms differ only in rounding.
+TANH = ("new", "pytorch_tanh", "python_tanh", "fast", "accurate")
 ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "silu": "silu",
-    "swish": "silu",
-    "relu": "relu",
+    **{f"gelu_{name}": "gelu_tanh" for name in TANH},  # they differ only in rounding
+    **{"gelu": "gelu", "gelu_python": "gelu"},
+    **{"silu": "silu", "swish": "silu", "relu": "relu"},
 }
-CAUSAL = {
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
+ARCHITECTURES = {  # of a causal and of a reward model
+    "gpt2": ("GPT2LMHeadModel", "GPT2ForSequenceClassification"),
+    "llama": ("LlamaForCausalLM", "LlamaForSequenceClassification"),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
 }
-CLASSIFIER = {
-    "gpt2": "GPT2ForSequenceClassification",
-    "llama": "LlamaForSequenceClassification",
-    "qwen2": "Qwen2ForSequenceClassification",
+# Key of config.json -> field of `model`, by family.
+ALL = {"vocab_size": "vocab_size", "tie_word_embeddings": "tie_embeddings"}
+GPT2 = ALL | {
+    "n_layer": "num_layers",
+    "n_embd": "width",
+    "n_head": "num_attention_heads",
+    "n_inner": "ffn_width",
+    "n_positions": "max_positions",
+    "activation_function": "activation",
+    "layer_norm_epsilon": "norm_epsilon",
+    "scale_attn_by_inverse_layer_idx": "scale_by_layer",
+}
+QWEN2 = ALL | {
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "width",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "head_dim": "head_width",
+    "intermediate_size": "ffn_width",
+    "hidden_act": "activation",
+    "max_position_embeddings": "max_positions",
+    "rms_norm_eps": "norm_epsilon",
+}
+LLAMA = QWEN2 | {"attention_bias": "qkv_bias", "mlp_bias": "mlp_bias"}
+FIELDS = {"gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2}
+# Where they are null, the value follows from other fields: as 0 does in `model`.
+NULL = {"n_inner", "num_key_value_heads", "head_dim"}
+# The same within `rope_parameters`, by its `rope_type`.
+ORIGINAL = "original_max_position_embeddings"
+LINEAR = {"rope_theta": "rope_theta", "factor": "rope_factor"}
+ROPES = {
+    "default": {"rope_theta": "rope_theta"},
+    "linear": LINEAR,
+    "llama3": LINEAR
+    | {
+        "low_freq_factor": "rope_low_freq_factor",
+        "high_freq_factor": "rope_high_freq_factor",
+        ORIGINAL: "rope_original_positions",
+    },
+}
+# What a model of the family must say. (`reorder_and_upcast_attn` of a gpt2 changes the
+# order of operations, not the result.)
+MUST = {
+    "gpt2": {"scale_attn_weights": "true", "add_cross_attention": "false"},
+    "llama": {},
+    "qwen2": {"use_sliding_window": "false (all attention is full)"},
 }
 # Fields of `model` that no config.json decides.
 OWN = {"name", "revision", "dropout"}
 MAX_LAYERS = 10_000
+MOST = {"num_layers": MAX_LAYERS}
 
 
 @dataclass(frozen=True)
@@ -67,13 +106,11 @@ def read_hf_config(folder: Path) -> Described:
       ValueError: naming the key that is damaged or asks for what is not supported.
     """
     keys = read_keys(folder / "config.json")
-    family = keys.choice("model_type", REQUIRED, CAUSAL)
-    for key in ("quantization_config", "per_layer_config"):
-        if keys.found.get(key):
-            raise keys.refuse(key, "absent (plain weights, layers that are all alike)")
-    own = _gpt2_fields(keys) if family == "gpt2" else _rotary_fields(keys, family)
+    family = keys.choice("model_type", FIELDS)
+    keys = _with_defaults(keys, family)
+    own = _own_fields(keys, family)
     try:
-        model = ModelConfig(family=family, **own)  # type: ignore[arg-type]
+        model = _with_widths(ModelConfig(family=family, **own))  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{error} (from {keys.path})") from None
     kind = _kind(keys)
@@ -83,80 +120,66 @@ def read_hf_config(folder: Path) -> Described:
         for field in fields(ModelConfig)
         if field.name not in OWN
     }
-    pad = keys.found.get("pad_token_id")
+    pad = keys.found["pad_token_id"]
     pad_id = pad if type(pad) is int else None
     return Described(layer, kind, count, head_type, pad_id)
 
 
-def _gpt2_fields(keys: Keys) -> dict[str, Any]:
-    # `reorder_and_upcast_attn` changes the order of operations, not the result.
-    if not keys.flag("scale_attn_weights", True):
-        raise keys.refuse("scale_attn_weights", "true")
-    if keys.flag("add_cross_attention", False):
-        raise keys.refuse("add_cross_attention", "false")
-    width, heads = keys.count("n_embd", 768), keys.count("n_head", 12)
-    return {
-        "num_layers": keys.count("n_layer", 12, MAX_LAYERS),
-        "width": width,
-        "num_attention_heads": heads,
-        "num_kv_heads": heads,
-        "ffn_width": keys.count_or("n_inner", None, 4 * width),
-        "activation": _activation(keys, "activation_function", "gelu_new"),
-        "scale_by_layer": keys.flag("scale_attn_by_inverse_layer_idx", False),
-        "max_positions": keys.count("n_positions", 1024),
-        "vocab_size": keys.count("vocab_size", 50257),
-        "tie_embeddings": keys.flag("tie_word_embeddings", True),
-        "norm_epsilon": keys.number("layer_norm_epsilon", 1e-5),
-    }
+def _with_defaults(keys: Keys, family: str) -> Keys:
+    """All that the family's config class would know, under the names that it writes."""
+    with quiet_import():  # late, it is slow
+        from transformers import CONFIG_MAPPING
+    known = CONFIG_MAPPING[family]
+    defaults = {field.name: field.default for field in fields(known)}
+    defaults |= {"rope_theta": known.default_theta, "num_labels": 2}
+    names = known.attribute_map
+    found = {names.get(key, key): value for key, value in keys.found.items()}
+    return Keys(keys.path, defaults | found)
 
 
-def _rotary_fields(keys: Keys, family: str) -> dict[str, Any]:
-    llama = family == "llama"
-    if not llama:
-        _refuse_sliding(keys)
-    width = keys.count("hidden_size", 4096)
-    heads = keys.count("num_attention_heads", 32)
-    positions = keys.count("max_position_embeddings", 2048 if llama else 32768)
-    attention_bias = keys.flag("attention_bias", False) if llama else False
-    head_width = keys.count_or("head_dim", None, width // heads or 1)
-    if head_width * heads != width and keys.found.get("head_dim") is None:
-        raise keys.refuse("hidden_size", f"divisible by num_attention_heads = {heads}")
-    return {
-        "num_layers": keys.count("num_hidden_layers", 32, MAX_LAYERS),
-        "width": width,
-        "num_attention_heads": heads,
-        "num_kv_heads": keys.count_or(
-            "num_key_value_heads", None if llama else 32, heads
-        ),
-        "head_width": head_width,
-        "ffn_width": keys.count("intermediate_size", 11008 if llama else 22016),
-        "activation": _activation(keys, "hidden_act", "silu"),
-        "qkv_bias": attention_bias or not llama,
-        "out_bias": attention_bias,
-        "mlp_bias": keys.flag("mlp_bias", False) if llama else False,
-        "max_positions": positions,
-        "vocab_size": keys.count("vocab_size", 32000 if llama else 151936),
-        "tie_embeddings": keys.flag("tie_word_embeddings", False),
-        "norm_epsilon": keys.number("rms_norm_eps", 1e-6),
-        **_rope_fields(keys, positions),
-    }
-
-
-def _refuse_sliding(keys: Keys) -> None:
-    if keys.flag("use_sliding_window", False):
-        raise keys.refuse("use_sliding_window", "false (all attention is full)")
-    kinds = keys.found.get("layer_types")
-    if kinds is not None and (
-        not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
-    ):
+def _own_fields(keys: Keys, family: str) -> dict[str, Any]:
+    """The fields of `model` that differ from their defaults, or may."""
+    for key in ("quantization_config", "per_layer_config"):
+        if keys.found.get(key):
+            raise keys.refuse(key, "absent (plain weights, layers that are all alike)")
+    for key, required in MUST[family].items():
+        if str(keys.flag(key)).lower() != required.split()[0]:
+            raise keys.refuse(key, required)
+    own = _read_fields(keys, FIELDS[family])
+    if family == "gpt2":
+        return own
+    own |= _read_rope(keys)
+    if family == "llama":
+        return own | {"out_bias": own["qkv_bias"]}
+    kinds = [] if keys.found["layer_types"] is None else keys.found["layer_types"]
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         raise keys.refuse("layer_types", "full_attention in every layer")
+    return own | {"out_bias": False, "mlp_bias": False}
 
 
-def _activation(keys: Keys, key: str, default: str) -> str:
-    return ACTIVATIONS[keys.choice(key, default, ACTIVATIONS)]
+def _with_widths(cfg: ModelConfig) -> ModelConfig:
+    """The same model with what 0 stands for; no gpt2 says a width of its heads."""
+    heads = cfg.H if cfg.is_rotary else cfg.head_width
+    return replace(cfg, num_kv_heads=cfg.kv_heads, head_width=heads, ffn_width=cfg.F)
 
 
-def _rope_fields(keys: Keys, positions: int) -> dict[str, Any]:
+def _read_fields(keys: Keys, names: dict[str, str]) -> dict[str, Any]:
+    """The fields of `model` under these keys, each checked as what the field is."""
+    own: dict[str, Any] = {}
+    for key, field in names.items():
+        kind, _ = field_types(ModelConfig)[field]
+        if key in NULL and keys.found.get(key) is None:
+            continue
+        if field == "activation":
+            own[field] = ACTIVATIONS[keys.choice(key, ACTIVATIONS)]
+        elif kind is int:
+            own[field] = keys.count(key, MOST.get(field, MAX_COUNT))
+        else:
+            own[field] = keys.flag(key) if kind is bool else keys.number(key)
+    return own
+
+
+def _read_rope(keys: Keys) -> dict[str, Any]:
     """Rotary wave lengths from `rope_parameters`, or from keys of before version 5."""
     rope = keys.object("rope_scaling") or keys.object("rope_parameters")
     rope = rope or Keys(keys.path, {}, "rope_parameters.")
@@ -166,37 +189,28 @@ def _rope_fields(keys: Keys, positions: int) -> dict[str, Any]:
     for place in (keys, rope):
         if place.found.get("partial_rotary_factor") not in (None, 1, 1.0):
             raise place.refuse("partial_rotary_factor", "1 (whole heads are rotated)")
-    kinds = ("default", "linear", "llama3")
-    old = "rope_type" not in rope.found and "type" in rope.found
-    kind = rope.choice("type" if old else "rope_type", "default", kinds)
-    # A base within the rope keys goes before the one of the model.
-    theta = rope if "rope_theta" in rope.found else keys
-    own = {"rope_type": kind, "rope_theta": theta.number("rope_theta", 10_000.0)}
-    if kind != "default":
-        own["rope_factor"] = rope.number("factor", REQUIRED)
-    if kind == "llama3":
-        own["rope_low_freq_factor"] = rope.number("low_freq_factor", REQUIRED)
-        own["rope_high_freq_factor"] = rope.number("high_freq_factor", REQUIRED)
-        key = "original_max_position_embeddings"
-        own["rope_original_positions"] = (keys if key in keys.found else rope).count(
-            key, positions
-        )
-    return own
+    outer = keys.found
+    defaults = {
+        "rope_type": rope.found.get("type", "default"),
+        "rope_theta": outer["rope_theta"],
+        ORIGINAL: outer["max_position_embeddings"],
+    }
+    first = {ORIGINAL: outer[ORIGINAL]} if ORIGINAL in outer else {}
+    rope = Keys(keys.path, defaults | rope.found | first, rope.within)
+    kind = rope.choice("rope_type", ROPES)
+    return {"rope_type": kind} | _read_fields(rope, ROPES[kind])
 
 
 def _kind(keys: Keys) -> str:
-    named = keys.found.get("architectures")
+    named = keys.found["architectures"]
     named = [] if named is None else named
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise keys.refuse("architectures", "a list of names")
     if not any(name.endswith("ForSequenceClassification") for name in named):
         return "causal"
     labels = keys.object("id2label")
-    if labels is None:
-        one, key = keys.count("num_labels", 2) == 1, "num_labels"
-    else:
-        one, key = len(labels.found) == 1, "id2label"
-    if not one:
+    key = "id2label" if labels else "num_labels"
+    if (len(labels.found) if labels else keys.count(key)) != 1:
         raise keys.refuse(key, "one label in a reward model")
     return "reward"
 
@@ -208,10 +222,10 @@ def _heads(keys: Keys, kind: str) -> tuple[int, str | None]:
     if mtp is None or kind != "causal":
         required = "absent, or an object with n_future_tokens and head_type"
         raise keys.refuse("mtp_config", required + ", in a causal model")
-    count = mtp.count("n_future_tokens", REQUIRED, MAX_LAYERS)
+    count = mtp.count("n_future_tokens", MAX_LAYERS)
     if count < 2:
         raise mtp.refuse("n_future_tokens", "at least 2")
-    return count, mtp.choice("head_type", REQUIRED, ("linear", "residual", "block"))
+    return count, mtp.choice("head_type", tuple(HEAD_TYPES))
 
 
 def make_hf_config(
@@ -232,18 +246,15 @@ def make_hf_config(
       pad_id: padding token; a reward model without one takes `eos_id`, since
         `transformers` finds the last token of a row by it.
     """
-    named = {"causal": CAUSAL, "reward": CLASSIFIER}[kind]
     made: dict[str, Any] = {
-        "architectures": [named[cfg.family]],
+        "architectures": [ARCHITECTURES[cfg.family][kind == "reward"]],
         "model_type": cfg.family,
         "dtype": "float32",
-        "vocab_size": cfg.vocab_size,
-        "tie_word_embeddings": cfg.tie_embeddings,
         "bos_token_id": None,
         "eos_token_id": eos_id,
         "pad_token_id": pad_id,
     }
-    made |= _rotary_keys(cfg) if cfg.is_rotary else _gpt2_keys(cfg)
+    made |= _family_keys(cfg)
     if kind == "reward":
         made["pad_token_id"] = eos_id if pad_id is None else pad_id
         made |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -255,50 +266,16 @@ def make_hf_config(
     return made
 
 
-def _gpt2_keys(cfg: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_layer": cfg.num_layers,
-        "n_embd": cfg.width,
-        "n_head": cfg.num_attention_heads,
-        "n_inner": cfg.F,
-        "n_positions": cfg.max_positions,
-        "activation_function": _hf_activation(cfg),
-        "layer_norm_epsilon": cfg.norm_epsilon,
-        "scale_attn_by_inverse_layer_idx": cfg.scale_by_layer,
-        "embd_pdrop": cfg.dropout,
-        "resid_pdrop": cfg.dropout,
-        "attn_pdrop": 0.0,
-    }
+def _family_keys(cfg: ModelConfig) -> dict[str, Any]:
+    made = _made_fields(_with_widths(cfg), FIELDS[cfg.family])
+    if not cfg.is_rotary:
+        dropout = {"embd_pdrop": cfg.dropout, "resid_pdrop": cfg.dropout}
+        return made | dropout | {"attn_pdrop": 0.0}
+    rope = _made_fields(cfg, ROPES[cfg.rope_type])
+    made["rope_parameters"] = {"rope_type": cfg.rope_type, **rope}
+    return made | ({"use_sliding_window": False} if cfg.family == "qwen2" else {})
 
 
-def _rotary_keys(cfg: ModelConfig) -> dict[str, Any]:
-    made = {
-        "num_hidden_layers": cfg.num_layers,
-        "hidden_size": cfg.width,
-        "num_attention_heads": cfg.num_attention_heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.H,
-        "intermediate_size": cfg.F,
-        "hidden_act": _hf_activation(cfg),
-        "max_position_embeddings": cfg.max_positions,
-        "rms_norm_eps": cfg.norm_epsilon,
-        "rope_parameters": _rope_keys(cfg),
-    }
-    if cfg.family == "llama":
-        return made | {"attention_bias": cfg.qkv_bias, "mlp_bias": cfg.mlp_bias}
-    return made | {"use_sliding_window": False}
-
-
-def _rope_keys(cfg: ModelConfig) -> dict[str, Any]:
-    rope: dict[str, Any] = {"rope_type": cfg.rope_type, "rope_theta": cfg.rope_theta}
-    if cfg.rope_type != "default":
-        rope["factor"] = cfg.rope_factor
-    if cfg.rope_type == "llama3":
-        rope["low_freq_factor"] = cfg.rope_low_freq_factor
-        rope["high_freq_factor"] = cfg.rope_high_freq_factor
-        rope["original_max_position_embeddings"] = cfg.rope_original_positions
-    return rope
-
-
-def _hf_activation(cfg: ModelConfig) -> str:
-    return "gelu_new" if cfg.activation == "gelu_tanh" else cfg.activation
+def _made_fields(cfg: ModelConfig, names: dict[str, str]) -> dict[str, Any]:
+    made = {key: getattr(cfg, field) for key, field in names.items()}
+    return {key: "gelu_new" if x == "gelu_tanh" else x for key, x in made.items()}

@@ -8,12 +8,13 @@ The tree is a nested dict of float32 arrays: `trunk`, `heads` (k >= 1) and maybe
 tensor is which part of it.
 """
 
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,17 @@ import numpy as np
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import Tokenizer, load_tokenizer
-from shared.huggingface.config_json import Described, make_hf_config, read_hf_config
-from shared.huggingface.names import BUFFERS, HEADS, MODEL, TRUNK, UNEMBED, VALUE
+from shared.files import write_text
+from shared.huggingface.config_json import make_hf_config, read_hf_config
+from shared.huggingface.names import (
+    BUFFERS,
+    HEADS,
+    MODEL,
+    TRUNK,
+    UNEMBED,
+    VALUE,
+    file_of,
+)
 from shared.huggingface.safetensors import (
     Stored,
     StoredTensors,
@@ -40,10 +50,10 @@ from shared.huggingface.tree import (
     from_tensors,
     to_tensors,
 )
-from shared.state.run_folder import write_text
 
 log = logging.getLogger("wmtp")
 
+STATE = "training_state.safetensors"  # moments beside a model, no part of it
 TEMPLATE = files("shared.huggingface") / "templates" / "modeling_wmtp.py"
 # Texts whose token ids tell whether a written tokenizer is the one it was.
 SAMPLES = ("def f(x):\n    return x + 1  # é\n", "  Two  words\t\n\n</s>", "0123 ∑!")
@@ -55,8 +65,8 @@ def check_model(folder: Path, cfg: ModelConfig, kind: str = "causal") -> None:
     Raises:
       ValueError: as `read_model`, of which this is the first half.
     """
-    tensors, heads = _open(folder, cfg, kind)
-    find_pieces(tensors, cfg, heads, kind=kind, source=str(folder))
+    tensors, heads, parts = _open(folder, cfg, kind)
+    find_pieces(tensors, cfg, heads, parts=parts, source=str(folder))
 
 
 def read_model(folder: Path, cfg: ModelConfig, *, extras: bool = True) -> Params:
@@ -74,10 +84,11 @@ def read_model(folder: Path, cfg: ModelConfig, *, extras: bool = True) -> Params
       ValueError: naming the file or tensor that is missing, extra, damaged, or of
         another shape or dtype than it must be.
     """
-    tensors, heads = _open(folder, cfg, "causal")
+    tensors, heads, parts = _open(folder, cfg, "causal")
     if not extras:
-        tensors, heads = {MODEL: tensors[MODEL]}, HeadsConfig(count=1)
-    return from_tensors(tensors, cfg, heads, source=str(folder))
+        base = {name: x for name, x in tensors.data.items() if file_of(name) == MODEL}
+        tensors, heads, parts = StoredTensors(base), HeadsConfig(count=1), ()
+    return from_tensors(tensors, cfg, heads, parts=parts, source=str(folder))
 
 
 def read_reward_model(folder: Path, cfg: ModelConfig) -> Params:
@@ -86,31 +97,65 @@ def read_reward_model(folder: Path, cfg: ModelConfig) -> Params:
     Raises:
       ValueError: as `read_model`.
     """
-    tensors, heads = _open(folder, cfg, "reward")
-    return from_tensors(tensors, cfg, heads, kind="reward", source=str(folder))
+    tensors, heads, parts = _open(folder, cfg, "reward")
+    return from_tensors(tensors, cfg, heads, parts=parts, source=str(folder))
 
 
 def _open(
     folder: Path, cfg: ModelConfig, kind: str
-) -> tuple[dict[str, StoredTensors], HeadsConfig]:
-    """Every file of a folder by the headers, and the heads that it holds."""
-    described = _described(folder, kind)
+) -> tuple[StoredTensors, HeadsConfig, Collection[str]]:
+    """Every file of a folder by the headers; the heads and other parts it holds."""
+    described = read_hf_config(folder)
+    if described.kind != kind:
+        raise ValueError(
+            f"{folder} must hold a {kind} model, got a {described.kind} model by the "
+            "architectures of its config.json"
+        )
     stored = {MODEL: _open_base(folder, cfg)}
     if kind == "reward":
-        return {MODEL: StoredTensors(stored[MODEL])}, HeadsConfig(count=1)
-    heads = _heads(described)
-    for file, needed in ((HEADS, heads.count > 1), (VALUE, None)):
-        there = (folder / file).is_file()
-        if there != needed and needed is not None:
-            raise ValueError(
-                f"{folder} must hold {file} just where its config.json has mtp_config, "
-                f"got {'the file' if there else 'mtp_config'} alone"
-            )
-        if there:
-            stored[file] = open_file(folder / file)
+        return StoredTensors(stored[MODEL]), HeadsConfig(count=1), ("score",)
+    type_, heads = described.head_type, HeadsConfig(count=1)
+    if type_ is not None:
+        heads = HeadsConfig(count=described.num_heads, type=type_)
+    if (there := (folder / HEADS).is_file()) != (heads.count > 1):
+        raise ValueError(
+            f"{folder} must hold {HEADS} just where its config.json has mtp_config, "
+            f"got {'the file' if there else 'mtp_config'} alone"
+        )
+    others = [file for file in (HEADS, VALUE) if (folder / file).is_file()]
+    stored |= {file: open_file(folder / file) for file in others}
     if cfg.tie_embeddings:
         _drop_tied(stored[MODEL], cfg)
-    return {file: StoredTensors(found) for file, found in stored.items()}, heads
+    for file, tensors in stored.items():
+        for name in tensors:
+            if file_of(name) != file:
+                raise ValueError(
+                    f"{folder} must hold tensor {name!r} in {file_of(name)} if at all, "
+                    f"got it in {file}"
+                )
+    whole = {name: at for tensors in stored.values() for name, at in tensors.items()}
+    return StoredTensors(whole), heads, ("value",) if VALUE in stored else ()
+
+
+def files_digest(folder: str | Path) -> str:
+    """Digest of a model on disk: its `config.json` and every safetensors file.
+
+    The state of a training beside it is left out: with or without it the model is the
+    same.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        if path.name == STATE:
+            continue
+        digest.update(f"{path.name} {file_digest(path)}\n".encode())
+    digest.update((Path(folder) / "config.json").read_bytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Digest of one file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_model(
@@ -188,7 +233,8 @@ def _write_files(
     _write_json(folder / "tokenizer_config.json", settings)
     if "auto_map" in config:
         write_text(folder / "modeling_wmtp.py", TEMPLATE.read_text("utf-8"))
-    for file, of_file in tensors.items():
+    for file in sorted(set(map(file_of, tensors)), reverse=True):
+        of_file = {name: x for name, x in tensors.items() if file_of(name) == file}
         write_file(folder / file, of_file)
         check_file(folder / file, of_file)
     _check_tokenizer(folder, tokenizer)
@@ -215,22 +261,6 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
             type(written.implementation).__name__,
             kind,
         )
-
-
-def _described(folder: Path, kind: str) -> Described:
-    described = read_hf_config(folder)
-    if described.kind != kind:
-        raise ValueError(
-            f"{folder} must hold a {kind} model, got a {described.kind} model by the "
-            "architectures of its config.json"
-        )
-    return described
-
-
-def _heads(described: Described) -> HeadsConfig:
-    if described.head_type is None:
-        return HeadsConfig(count=1)
-    return HeadsConfig(count=described.num_heads, type=described.head_type)  # type: ignore[arg-type]
 
 
 def _open_base(folder: Path, cfg: ModelConfig) -> dict[str, Stored]:

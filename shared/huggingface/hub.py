@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from shared.config.layers import printable
+from shared.messages import named_line
 
 # Rules of huggingface_hub.utils.validate_repo_id, and the names it forbids.
 PART = r"(?![-.])[A-Za-z0-9_.-]{1,96}(?<![-.])"
@@ -71,7 +72,7 @@ def model_folder(name: str, revision: str, field: str) -> Path:
                 f"{shown}"
             )
     try:
-        snapshot = _fetch(name, revision, _cache_folder(), _is_offline())
+        snapshot = _fetch(name, revision)
     except Exception as error:  # the library lets through those of its HTTP client
         raise ValueError(
             f"{field} must be {NEEDED}, or a model that the hub gives, got {shown}: "
@@ -82,15 +83,13 @@ def model_folder(name: str, revision: str, field: str) -> Path:
 
 
 @cache
-def _fetch(name: str, revision: str, cache_folder: str, offline: bool) -> Path:
+def _fetch(name: str, revision: str) -> Path:
     # Asked for several times in one run, which must see one snapshot throughout.
     from huggingface_hub import snapshot_download
 
     snapshot = snapshot_download(
         name,
         revision=revision or None,
-        cache_dir=cache_folder,
-        local_files_only=offline,
         allow_patterns=FETCHED,
         ignore_patterns=IGNORED,
     )
@@ -108,40 +107,20 @@ def _check_snapshot(folder: Path, refused: str) -> None:
         )
 
 
-def _cache_folder() -> str:
-    # As huggingface_hub.constants, which reads the environment only once, at import.
-    env = os.environ
-    default = os.path.join(env.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
-    home = os.path.join(env.get("HF_HOME", default), "hub")
-    given = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home
-    return os.path.expandvars(os.path.expanduser(given))
-
-
-def _is_offline() -> bool:
-    given = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
-    return (given or "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def _reason(error: Exception) -> str:
     """Why the hub gave nothing, in one line."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    cause = error.__cause__
+    cause, cache_folder = error.__cause__, constants.HF_HUB_CACHE
     if isinstance(error, errors.GatedRepoError):
         return "its owner must first grant access to it on its page, and you log in"
     if isinstance(error, errors.RevisionNotFoundError):
         return "it has no such revision"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "the hub has no such model, or it is private and you are not logged in"
-    if _is_offline() or isinstance(cause, errors.OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, and it is not (whole) in {_cache_folder()}"
+    if constants.is_offline_mode() or isinstance(cause, errors.OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, and it is not (whole) in {cache_folder}"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        got = f" ({first_line(cause)})" if cause else ""
-        return f"the hub cannot be reached{got}, and it is not in {_cache_folder()}"
-    return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Type and first line of another library's error."""
-    text = next(iter(str(error).strip().splitlines()), "").rstrip(".: ")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        got = f" ({named_line(cause)})" if cause else ""
+        return f"the hub cannot be reached{got}, and it is not in {cache_folder}"
+    return named_line(error)

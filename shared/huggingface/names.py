@@ -7,17 +7,19 @@ stored [in, out] (its Conv1D) and fused already; those of Llama and Qwen2 are Li
 [out, in].
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
+from shared.head_types import HEAD_TYPES
 
 MODEL = "model.safetensors"
 HEADS = "mtp_heads.safetensors"
 VALUE = "value_head.safetensors"
+FILES = {"mtp_heads": HEADS, "value_head": VALUE}  # by the first part of a name
 
 # In one block: leaf of the tree -> its tensors, several where the leaf is fused.
 GPT2_BLOCK = {
@@ -78,56 +80,78 @@ BUFFERS = {
 UNEMBED, SCORE = "lm_head.weight", "score.weight"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Piece:
     """One tensor of a file.
 
     Attributes:
-      file, name: where it lies.
-      path: of the leaf that it is, or is a part of.
-      leaf: shape of the whole leaf.
-      shape: of the tensor.
-      index: along the leaf's leading axis, of layers or of heads; None: not stacked.
+      name: of the tensor.
+      path: of the leaf that it is, or is a part of, as in `trunk/blocks/up/kernel`.
+      inner: shape of the leaf without its leading axis of layers or of heads.
+      stack: where it is along that axis, and how many are; None: there is no such axis.
       columns: of the leaf's last axis; None: all of them.
       turned: whether the file has it [out, in].
+      row: whether the file has it with one more axis, of length 1.
     """
 
-    file: str
     name: str
-    path: tuple[str, ...]
-    leaf: tuple[int, ...]
-    shape: tuple[int, ...]
-    index: int | None = None
+    path: str
+    inner: tuple[int, ...]
+    stack: tuple[int, int] | None = None
     columns: slice | None = None
     turned: bool = False
+    row: bool = False
+
+    @property
+    def leaf(self) -> tuple[int, ...]:
+        """Shape of the whole leaf."""
+        return (self.stack[1], *self.inner) if self.stack else self.inner
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        own = self.inner
+        if self.columns is not None:
+            own = (*own[:-1], self.columns.stop - self.columns.start)
+        return (1,) * self.row + (own[::-1] if self.turned else own)
 
     def view(self, leaf: np.ndarray) -> np.ndarray:
         """This part of the leaf, as the file has it; shares its memory."""
-        part = leaf if self.index is None else leaf[self.index]
+        part = leaf[self.stack[0]] if self.stack else leaf
         part = part if self.columns is None else part[..., self.columns]
         return (part.T if self.turned else part).reshape(self.shape)
 
 
-def causal_pieces(
-    cfg: ModelConfig, heads: HeadsConfig, *, value: bool, prefix: str
+def file_of(name: str) -> str:
+    """The file of a model folder that holds the tensor."""
+    return FILES.get(name.partition(".")[0], MODEL)
+
+
+def pieces_of(
+    cfg: ModelConfig, heads: HeadsConfig, parts: Collection[str], *, prefix: str
 ) -> list[Piece]:
-    """All tensors of a causal model, with its value head if it has one.
+    """All tensors of a model.
 
     Args:
+      parts: of the tree; `value` is the value head of a causal model, `score` makes a
+        sequence classifier with one label, which has no other head.
       prefix: of the base model's names in `model.safetensors`, as in `TRUNK`.
     """
-    pieces = [*_trunk_pieces(cfg, prefix), *_head_pieces(cfg, heads)]
+    D, half = cfg.width, max(1, cfg.width // 2)
+    pieces = list(_trunk_pieces(cfg, prefix))
+    if "score" in parts:
+        return [*pieces, Piece(SCORE, "score", (D,), row=True)]
+    pieces += _head_pieces(cfg, heads)
     if not cfg.tie_embeddings:
-        shape = (cfg.vocab_size, cfg.width)
-        pieces.append(_whole(MODEL, UNEMBED, "trunk/unembed", shape))
-    return pieces + list(_value_pieces(cfg)) if value else pieces
-
-
-def reward_pieces(cfg: ModelConfig, *, prefix: str) -> list[Piece]:
-    """All tensors of a sequence classifier with one label."""
-    D = cfg.width
-    score = Piece(file=MODEL, name=SCORE, path=("score",), leaf=(D,), shape=(1, D))
-    return [*_trunk_pieces(cfg, prefix), score]
+        pieces.append(Piece(UNEMBED, "trunk/unembed", (cfg.vocab_size, D)))
+    if "value" in parts:
+        pieces += [
+            Piece("value_head.inner.weight", "value/inner", (D, half), turned=True),
+            Piece("value_head.inner.bias", "value/inner_bias", (half,)),
+            Piece("value_head.outer.weight", "value/outer", (half,), row=True),
+            Piece("value_head.outer.bias", "value/outer_bias", (), row=True),
+        ]
+    return pieces
 
 
 def _trunk_pieces(cfg: ModelConfig, prefix: str) -> Iterator[Piece]:
@@ -135,119 +159,50 @@ def _trunk_pieces(cfg: ModelConfig, prefix: str) -> Iterator[Piece]:
     shapes = {"embed": (cfg.vocab_size, D), "place": (cfg.max_positions, D)}
     for leaf in ("embed", "place", "norm/scale", "norm/bias"):
         if leaf in names:
-            shape = shapes.get(leaf, (D,))
-            yield _whole(MODEL, prefix + names[leaf], f"trunk/{leaf}", shape)
+            yield Piece(prefix + names[leaf], f"trunk/{leaf}", shapes.get(leaf, (D,)))
     for layer in range(cfg.num_layers):
-        stack = Stack(MODEL, layer, cfg.num_layers)
-        yield from _block_pieces(
-            cfg, stack, "trunk/blocks", f"{prefix}{names['blocks']}.{layer}."
-        )
+        stack, at = (layer, cfg.num_layers), f"{prefix}{names['blocks']}.{layer}."
+        yield from _block_pieces(cfg, stack, "trunk/blocks", at)
 
 
 def _head_pieces(cfg: ModelConfig, heads: HeadsConfig) -> Iterator[Piece]:
-    V, D, extra = cfg.vocab_size, cfg.width, heads.count - 1
+    row, D = HEAD_TYPES[heads.type], cfg.width
+    sizes = {"V": cfg.vocab_size, "D": D}
     for k in range(1, heads.count):
-        stack, name = Stack(HEADS, k - 1, extra), f"mtp_heads.{k}."
-        if heads.type == "linear":
-            yield stack.piece(f"{name}weight", "heads/unembed", (V, D))
-        elif heads.type == "residual":
-            for part in ("inner", "outer"):
-                yield stack.piece(
-                    f"{name}{part}.weight", f"heads/{part}", (D, D), turned=True
-                )
-        else:
-            yield from _block_pieces(cfg, stack, "heads/blocks", f"{name}block.")
-            yield stack.piece(f"{name}norm.weight", "heads/norms/scale", (D,))
+        stack, at = (k - 1, heads.count - 1), f"mtp_heads.{k}."
+        for tensor in row.tensors:
+            shape = tuple(sizes[letter] for letter in tensor.shape)
+            path = f"heads/{tensor.leaf}"
+            yield Piece(at + tensor.name, path, shape, stack, turned=tensor.turned)
+        if row.copies_block:
+            yield from _block_pieces(cfg, stack, "heads/blocks", f"{at}block.")
+            yield Piece(f"{at}norm.weight", "heads/norms/scale", (D,), stack)
             if not cfg.is_rotary:
-                yield stack.piece(f"{name}norm.bias", "heads/norms/bias", (D,))
-
-
-def _value_pieces(cfg: ModelConfig) -> Iterator[Piece]:
-    D, half = cfg.width, max(1, cfg.width // 2)
-    for name, leaf, own, shape in (
-        ("inner.weight", "inner", (D, half), (half, D)),
-        ("inner.bias", "inner_bias", (half,), (half,)),
-        ("outer.weight", "outer", (half,), (1, half)),
-        ("outer.bias", "outer_bias", (), (1,)),
-    ):
-        yield Piece(
-            file=VALUE,
-            name=f"value_head.{name}",
-            path=("value", leaf),
-            leaf=own,
-            shape=shape,
-            turned=leaf == "inner",
-        )
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One place in leaves that are stacked: `index` of `count`, in a file."""
-
-    file: str
-    index: int
-    count: int
-
-    def piece(
-        self,
-        name: str,
-        path: str,
-        leaf: tuple[int, ...],
-        columns: slice | None = None,
-        turned: bool = False,
-    ) -> Piece:
-        """The tensor of a leaf whose shape without the stack is `leaf`."""
-        own = leaf
-        if columns is not None:
-            own = (*leaf[:-1], columns.stop - columns.start)
-        return Piece(
-            file=self.file,
-            name=name,
-            path=tuple(path.split("/")),
-            leaf=(self.count, *leaf),
-            shape=own[::-1] if turned else own,
-            index=self.index,
-            columns=columns,
-            turned=turned,
-        )
+                yield Piece(f"{at}norm.bias", "heads/norms/bias", (D,), stack)
 
 
 def _block_pieces(
-    cfg: ModelConfig, stack: Stack, tree: str, prefix: str
+    cfg: ModelConfig, stack: tuple[int, int], tree: str, at: str
 ) -> Iterator[Piece]:
-    N, M, H = cfg.num_attention_heads, cfg.kv_heads, cfg.H
-    ends = (N * H, (N + M) * H, (N + 2 * M) * H)
-    fused = [slice(a, b) for a, b in zip((0, *ends), ends, strict=False)]
-    for leaf, shape in _block_shapes(cfg).items():
-        names = BLOCK[cfg.family][leaf].split()
-        turned = cfg.is_rotary and leaf.endswith("kernel")
-        for part, name in enumerate(names):
-            columns = fused[part] if len(names) > 1 else None
-            yield stack.piece(prefix + name, f"{tree}/{leaf}", shape, columns, turned)
-
-
-def _block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Leaves of one block and their shapes; biases only where the config has them."""
+    """Those of one block; biases of linear layers only where the config has them."""
     N, M, H, D, F = cfg.num_attention_heads, cfg.kv_heads, cfg.H, cfg.width, cfg.F
     layers = {
         "attention/qkv": (D, (N + 2 * M) * H, cfg.qkv_bias),
         "attention/out": (N * H, D, cfg.out_bias),
+        "gate": (D, F, cfg.mlp_bias),
         "up": (D, F, cfg.mlp_bias),
         "down": (F, D, cfg.mlp_bias),
     }
-    if cfg.is_rotary:
-        layers["gate"] = (D, F, cfg.mlp_bias)
-    shapes: dict[str, tuple[int, ...]] = {"norm1/scale": (D,), "norm2/scale": (D,)}
-    if not cfg.is_rotary:
-        shapes |= {"norm1/bias": (D,), "norm2/bias": (D,)}
-    for name, (inner, outer, biased) in layers.items():
-        shapes[f"{name}/kernel"] = (inner, outer)
-        if biased:
-            shapes[f"{name}/bias"] = (outer,)
-    return shapes
-
-
-def _whole(file: str, name: str, path: str, shape: tuple[int, ...]) -> Piece:
-    return Piece(
-        file=file, name=name, path=tuple(path.split("/")), leaf=shape, shape=shape
-    )
+    norm = (0, D, True)
+    ends = (N * H, (N + M) * H, (N + 2 * M) * H)
+    fused = [slice(a, b) for a, b in zip((0, *ends), ends, strict=False)]
+    for leaf, names in BLOCK[cfg.family].items():
+        layer, _, kind = leaf.rpartition("/")
+        inner, outer, biased = layers.get(layer, norm)
+        if kind == "bias" and not biased:
+            continue
+        shape = (inner, outer) if kind == "kernel" else (outer,)
+        turned, parts = cfg.is_rotary and kind == "kernel", names.split()
+        for part, name in enumerate(parts):
+            columns = fused[part] if len(parts) > 1 else None
+            yield Piece(at + name, f"{tree}/{leaf}", shape, stack, columns, turned)

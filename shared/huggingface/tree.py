@@ -4,31 +4,24 @@ Nothing here touches a disk: the trees may be parameters, or the moments of an o
 that another trainer goes on with.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
-from shared.huggingface.names import (
-    MODEL,
-    TRUNK,
-    VALUE,
-    Piece,
-    causal_pieces,
-    reward_pieces,
-)
+from shared.huggingface.names import TRUNK, Piece, file_of, pieces_of
 from shared.huggingface.safetensors import StoredTensors
 
 Params = dict[str, Any]
-Tensors = Mapping[str, Mapping[str, Any]]  # file -> name -> array
+Tensors = Mapping[str, Any]  # name -> array; a name tells its file (`names.file_of`)
 
 
 def to_tensors(
     params: Params, cfg: ModelConfig, heads: HeadsConfig
-) -> dict[str, dict[str, np.ndarray]]:
-    """The tree as its files have it: file -> tensor name -> float32 array.
+) -> dict[str, np.ndarray]:
+    """The tree as its files have it: tensor name -> float32 array.
 
     Arrays share the memory of the tree where they can. Anything of the tree's shapes
     can be passed, the moments of an optimizer as well.
@@ -37,20 +30,16 @@ def to_tensors(
       ValueError: if the tree is not that of `cfg` and `heads`, naming the leaf.
     """
     leaves = dict(_flatten(params))
-    kind = "reward" if "score" in params else "causal"
-    pieces = _pieces(cfg, heads, kind, "value" in params, TRUNK[cfg.family]["prefix"])
+    pieces = pieces_of(cfg, heads, params, prefix=TRUNK[cfg.family]["prefix"])
     needed = {piece.path: piece.leaf for piece in pieces}
     for path in needed.keys() | leaves.keys():
         got = leaves[path].shape if path in leaves else "none"
         if got != needed.get(path):
             raise ValueError(
-                f"params[{'/'.join(path)!r}] must be of shape "
+                f"params[{path!r}] must be of shape "
                 f"{needed.get(path, 'none (there is no such leaf)')}, got {got}"
             )
-    made: dict[str, dict[str, np.ndarray]] = {}
-    for piece in pieces:
-        made.setdefault(piece.file, {})[piece.name] = piece.view(leaves[piece.path])
-    return made
+    return {piece.name: piece.view(leaves[piece.path]) for piece in pieces}
 
 
 def from_tensors(
@@ -58,7 +47,7 @@ def from_tensors(
     cfg: ModelConfig,
     heads: HeadsConfig,
     *,
-    kind: str = "causal",
+    parts: Collection[str] = (),
     source: str = "the files",
 ) -> Params:
     """The tree of these tensors, the inverse of `to_tensors`.
@@ -67,66 +56,67 @@ def from_tensors(
     that are read at look-up are never in memory all at once.
 
     Args:
-      tensors: file -> tensor name -> array (or `StoredTensors`).
-      kind: `causal` or `reward`.
+      tensors: name -> array (or `StoredTensors`).
+      parts: `value` if the tree has one, `score` if it is a reward model's.
       source: where they come from, for messages.
 
     Raises:
       ValueError: naming what is missing, extra or of another shape.
     """
-    leaves: dict[tuple[str, ...], np.ndarray] = {}
-    for piece in find_pieces(tensors, cfg, heads, kind=kind, source=source):
+    leaves: dict[str, np.ndarray] = {}
+    for piece in find_pieces(tensors, cfg, heads, parts=parts, source=source):
         if piece.path not in leaves:
             leaves[piece.path] = np.empty(piece.leaf, np.float32)
-        piece.view(leaves[piece.path])[...] = tensors[piece.file][piece.name]
-    tree = _nest(leaves)
-    return tree if kind == "reward" else {"heads": {}} | tree
+        piece.view(leaves[piece.path])[...] = tensors[piece.name]
+    tree: Params = {} if "score" in parts else {"heads": {}}
+    for path, leaf in leaves.items():
+        *groups, last = path.split("/")
+        at = tree
+        for name in groups:
+            at = at.setdefault(name, {})
+        at[last] = leaf
+    return tree
 
 
 def find_pieces(
-    tensors: Tensors, cfg: ModelConfig, heads: HeadsConfig, *, kind: str, source: str
+    tensors: Tensors,
+    cfg: ModelConfig,
+    heads: HeadsConfig,
+    *,
+    parts: Collection[str],
+    source: str,
 ) -> list[Piece]:
     """Which tensor is which part of the tree; names and shapes checked, nothing read.
+
+    Args: as of `from_tensors`.
 
     Raises:
       ValueError: as `from_tensors`.
     """
-    base, names = tensors.get(MODEL, {}), TRUNK[cfg.family]
+    names = TRUNK[cfg.family]
     # Base models without a task's head on them are stored without the prefix.
-    bare = names["embed"] in base
-    prefix = "" if bare else names["prefix"]
-    pieces = _pieces(cfg, heads, kind, VALUE in tensors, prefix)
+    prefix = "" if names["embed"] in tensors else names["prefix"]
+    pieces = pieces_of(cfg, heads, parts, prefix=prefix)
     _check_names(tensors, pieces, source)
     for piece in pieces:
-        _check_shape(tensors[piece.file], piece, source)
+        _check_shape(tensors, piece, source)
     return pieces
 
 
-def _pieces(
-    cfg: ModelConfig, heads: HeadsConfig, kind: str, value: bool, prefix: str
-) -> list[Piece]:
-    if kind == "reward":
-        return reward_pieces(cfg, prefix=prefix)
-    return causal_pieces(cfg, heads, value=value, prefix=prefix)
-
-
 def _check_names(tensors: Tensors, pieces: list[Piece], source: str) -> None:
-    needed = {(piece.file, piece.name): piece for piece in pieces}
-    found = {(file, name) for file, of_file in tensors.items() for name in of_file}
-    missing = [key for key in needed if key not in found]
+    missing = [piece for piece in pieces if piece.name not in tensors]
     if missing:
-        file, name = missing[0]
+        name, shape = missing[0].name, missing[0].shape
         raise ValueError(
-            f"{source} must hold tensor {name!r} of shape "
-            f"{needed[file, name].shape} in {file}, got none"
-            f"{_more(len(missing) - 1, 'missing')}"
+            f"{source} must hold tensor {name!r} of shape {shape} in {file_of(name)}, "
+            f"got none{_more(len(missing) - 1, 'missing')}"
         )
-    extra = sorted(found - needed.keys())
+    extra = sorted(tensors.keys() - {piece.name for piece in pieces})
     if extra:
-        names = ", ".join(repr(name) for _, name in extra[:3])
         raise ValueError(
             f"{source} must hold only the tensors that its config.json asks for in "
-            f"{extra[0][0]}, got {names}{_more(len(extra) - 3, 'extra')}"
+            f"{file_of(extra[0])}, got {', '.join(map(repr, extra[:3]))}"
+            f"{_more(len(extra) - 3, 'extra')}"
         )
 
 
@@ -134,12 +124,12 @@ def _more(count: int, what: str) -> str:
     return f" ({count} more {what})" if count > 0 else ""
 
 
-def _check_shape(of_file: Mapping[str, Any], piece: Piece, source: str) -> None:
-    if isinstance(of_file, StoredTensors):
-        stored = of_file.stored[piece.name]
+def _check_shape(tensors: Tensors, piece: Piece, source: str) -> None:
+    if isinstance(tensors, StoredTensors):
+        stored = tensors.data[piece.name]
         got, source = stored.shape, str(stored.file)
     else:
-        got = tuple(np.shape(of_file[piece.name]))
+        got = tuple(np.shape(tensors[piece.name]))
     if got != piece.shape:
         raise ValueError(
             f"tensor {piece.name!r} must be of shape {piece.shape} by its config.json, "
@@ -147,21 +137,9 @@ def _check_shape(of_file: Mapping[str, Any], piece: Piece, source: str) -> None:
         )
 
 
-def _flatten(
-    tree: Params, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def _flatten(tree: Params, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(dict(value), (*path, name))
+            yield from _flatten(dict(value), f"{path}{name}/")
         else:
-            yield (*path, name), np.asarray(value, np.float32)
-
-
-def _nest(leaves: dict[tuple[str, ...], np.ndarray]) -> Params:
-    tree: Params = {}
-    for path, leaf in leaves.items():
-        at = tree
-        for name in path[:-1]:
-            at = at.setdefault(name, {})
-        at[path[-1]] = leaf
-    return tree
+            yield path + name, np.asarray(value, np.float32)

@@ -2,8 +2,8 @@
 
     defaults < preset of the model < --config FILE < --recipe FILE < --group.field value
 
-tyro parses the options and writes `--help`. They are looked over first, so that a
-mistake in one is answered with one line, and so that it is known which were given.
+tyro cuts the options into words by field, which tells which were given, and writes
+`--help`. Words become values here, so that a mistake is answered with one line.
 """
 
 import os
@@ -11,21 +11,20 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypedDict, get_args, get_origin
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from shared.config.fields import Config
 from shared.config.layers import (
     MODELS,
     PRESETS,
+    Leaf,
     build,
     checked,
     did_you_mean,
-    dump_config,
-    flatten,
     leaves,
-    load_config,
     preset_names,
     printable,
     read_layer,
@@ -35,10 +34,9 @@ from shared.config.original_names import is_unused
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.hub import model_folder
 
-__all__ = ["Invocation", "dump_config", "flatten", "load_config", "parse"]
-
 WHOLE = re.compile(r"[-+]?[0-9]{1,400}")
 TRUTH = {"true": True, "false": False}
+HELP = ("--help", "-h")
 
 
 @dataclass(frozen=True)
@@ -72,101 +70,98 @@ class _Arguments:
     fields: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
-@dataclass(frozen=True)
-class _Option:
-    path: str
-    type: Any
-    flag: bool | None = None
-    """the value of a bool that is given without one"""
-
-
 @cache
-def _options() -> dict[str, _Option]:
-    """Every spelling of every option, with hyphens."""
-    found: dict[str, _Option] = {}
-    for path, leaf in (leaves(_Asked) | leaves()).items():
-        flag = True if leaf.type is bool else None
-        group, dot, name = path.replace("_", "-").rpartition(".")
-        for spelling in (f"--{group}{dot}{name}", *leaf.aliases):
-            found[spelling] = _Option(path, leaf.type, flag)
-        if flag:
-            found[f"--{group}{dot}no-{name}"] = _Option(path, leaf.type, False)
-    return found
+def _words_by_field() -> Any:
+    """For tyro: a dict that has, for each field that was given, its words."""
+    as_they_are = PrimitiveConstructorSpec[list[str]](
+        nargs="*",
+        metavar="",
+        instance_from_str=list,
+        is_instance=lambda x: isinstance(x, list),
+        str_from_instance=list,
+    )
+    fields = {
+        path: Annotated[list[str], as_they_are, tyro.conf.arg(aliases=leaf.aliases)]
+        for path, leaf in _leaves().items()
+    }
+    return TypedDict("Words", fields, total=False)  # type: ignore[operator]
 
 
-def _spelled(token: str) -> tuple[str, _Option]:
-    name = token.replace("_", "-")
-    if name in _options():
-        return name, _options()[name]
-    if not token.startswith("-"):
-        raise ValueError(
-            f"unexpected argument {printable(token)}; options begin with --"
-        )
-    near = did_you_mean(name, list(_options())) or "; --help lists the options"
-    raise ValueError(f"unknown option {printable(token)}{near}")
+def _leaves() -> dict[str, Leaf]:
+    return leaves(_Asked) | leaves()
 
 
-def _is_option(token: str) -> bool:
-    return token.startswith("--") or token == "-h"
+def _spelled(path: str, no: str = "") -> str:
+    group, dot, name = path.replace("_", "-").rpartition(".")
+    return f"--{group}{dot}{no}{name}"
 
 
-def _value(option: _Option, name: str, texts: list[str]) -> Any:
-    """The value of an option from the arguments that belong to it."""
-    if get_origin(option.type) is tuple:
-        if get_args(option.type)[0] is not str:
-            texts = [text for part in texts for text in part.split()]
-        return checked(option.type, texts, name)
-    if not texts and option.flag is not None:
-        return option.flag
-    if not texts:
-        raise ValueError(f"{name} needs a value: {required(option.type)}")
-    text: Any = texts[0]
-    if option.flag is not None:
-        value = checked(bool, TRUTH.get(text.lower(), text), name)
-        return value == option.flag
-    if option.type is int and WHOLE.fullmatch(text):
-        text = int(text)
-    return checked(option.type, text, name)
-
-
-def _scan(argv: list[str]) -> tuple[dict[str, Any], bool]:
+def _given(argv: list[str]) -> tuple[dict[str, Any], bool]:
     """What the options give, as dotted path -> value, and whether help is asked for."""
-    given: dict[str, Any] = {}
-    wants_help = False
-    rest = list(argv)
-    while rest:
-        token = rest.pop(0)
-        if token in ("--help", "-h"):
-            wants_help = True
-            continue
-        token, equals, text = (
-            token.partition("=") if token[:1] == "-" else (token, "", "")
-        )
-        name, option = _spelled(token)
-        texts = [text] if equals else []
-        many = get_origin(option.type) is tuple
-        while rest and not _is_option(rest[0]) and (many or not texts):
-            if option.flag is not None and rest[0].lower() not in TRUTH:
-                break
-            texts.append(rest.pop(0))
-        given[option.path] = _value(option, name, texts)
-    return given, wants_help
+    flags = [path for path, leaf in _leaves().items() if leaf.type is bool]
+    negated = {_spelled(path, "no-"): f"{_spelled(path)}=false" for path in flags}
+    words, unknown = tyro.cli(
+        _words_by_field(),
+        args=[negated.get(x.replace("_", "-"), x) for x in _joined(argv)],
+        return_unknown_args=True,
+        console_outputs=False,
+        add_help=False,
+    )
+    unknown = ["--"] * ("--" in argv) + unknown  # tyro passes over it
+    wrong = [token for token in unknown if token not in HELP]
+    if wrong:
+        raise _unknown(wrong[0].partition("=")[0], list(negated))
+    # A word after `=` is a string of a class of tyro's own.
+    given = {path: _value(path, list(map(str, of))) for path, of in words.items()}
+    return given, len(wrong) < len(unknown)
 
 
-def _as_arguments(given: dict[str, Any]) -> list[str]:
-    """The same options as tyro spells them, each once.
+def _joined(argv: list[str]) -> list[str]:
+    """A value that begins with one hyphen goes with its option, as if after `=`."""
+    joined: list[str] = []
+    for token in argv:
+        before = joined[-1] if joined else ""
+        alone = before.startswith("--") and "=" not in before
+        if alone and re.match(r"-[^-\d.]", token) and token not in HELP:
+            joined[-1] += f"={token}"
+        else:
+            joined.append(token)
+    return joined
 
-    Lists are left out: what they hold is in the default that tyro gets, and an entry
-    that begins with a hyphen would be read as an option.
-    """
-    arguments = []
-    for path, value in given.items():
-        group, dot, name = path.replace("_", "-").rpartition(".")
-        if isinstance(value, bool):
-            arguments.append(f"--{group}{dot}{'' if value else 'no-'}{name}")
-        elif not isinstance(value, tuple):
-            arguments.append(f"--{group}{dot}{name}={value}")
-    return arguments
+
+def _unknown(name: str, names: list[str]) -> ValueError:
+    if not name.startswith("-"):
+        return _unexpected(name)
+    for path, leaf in _leaves().items():
+        names += [_spelled(path), *leaf.aliases]
+    near = did_you_mean(name.replace("_", "-"), names) or "; --help lists the options"
+    return ValueError(f"unknown option {printable(name)}{near}")
+
+
+def _unexpected(text: str) -> ValueError:
+    return ValueError(f"unexpected argument {printable(text)}; options begin with --")
+
+
+def _value(path: str, words: list[str]) -> Any:
+    """The value of a field from the words that were given for it."""
+    leaf = _leaves()[path]
+    name = next(iter(leaf.aliases), _spelled(path))
+    if get_origin(leaf.type) is tuple:
+        if get_args(leaf.type)[0] is not str:
+            words = [word for part in words for word in part.split()]
+        return checked(leaf.type, words, name)
+    if leaf.type is bool and not words:
+        return True
+    if not words:
+        raise ValueError(f"{name} needs a value: {required(leaf.type)}")
+    if len(words) > 1:
+        raise _unexpected(words[1])
+    value: Any = words[0]
+    if leaf.type is bool:
+        value = TRUTH.get(value.lower(), value)
+    elif leaf.type is int and WHOLE.fullmatch(value):
+        value = int(value)
+    return checked(leaf.type, value, name)
 
 
 def _source(given: str) -> Any:
@@ -229,7 +224,7 @@ def parse(argv: list[str], prog: str) -> Invocation:
       ValueError: a mistake in an option or a file, in one line.
       SystemExit: with 0, after printing the help that `--help` asks for.
     """
-    given, wants_help = _scan(argv)
+    given, wants_help = _given(argv)
     asked = _Asked(
         **{name: given.pop(name) for name in leaves(_Asked) if name in given}
     )
@@ -243,15 +238,16 @@ def parse(argv: list[str], prog: str) -> Invocation:
     name = overrides.get("model.name", Config().model.name)
     layer = model_layer(name, overrides.get("model.revision", ""))
     cfg = build(layer | overrides)
-    arguments = tyro.cli(
-        _Arguments,
-        prog=prog,
-        description="Trains a model; every default below is the one in force.",
-        args=["--help"] if wants_help else _as_arguments(given),
-        default=_Arguments(asked=asked, fields=cfg),
-    )
+    if wants_help:
+        tyro.cli(
+            _Arguments,
+            prog=prog,
+            description="Trains a model; every default below is the one in force.",
+            args=["--help"],
+            default=_Arguments(asked=asked, fields=cfg),
+        )
     return Invocation(
-        config=arguments.fields,
+        config=cfg,
         dry_run=asked.dry_run,
         resume=asked.resume,
         overrides=overrides,

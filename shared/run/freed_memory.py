@@ -29,9 +29,9 @@ def use_one_heap() -> bool:
 def keep_freed_memory() -> bool:
     """From now on what is freed is kept; True where it is. Needs `use_one_heap`.
 
-    To be called when the first step is done: large blocks then come from the heap
-    instead of mappings of their own, and its top is never trimmed. What loading and
-    compiling have freed before that has gone back to the system.
+    To be called before the first step, when models are loaded and programs compiled:
+    large blocks then come from the heap instead of mappings of their own, and its top
+    is never trimmed. What was freed before that has gone back to the system.
     """
     return _one_heap == [True] and _set(MMAP_MAX, 0) and _set(TRIM_THRESHOLD, NEVER)
 

@@ -1,4 +1,4 @@
-"""What a run reads before it makes anything: tokenizer, splits, devices, batches."""
+"""What a run reads before it makes anything: tokenizer, splits, frozen models."""
 
 import logging
 import sys
@@ -11,21 +11,20 @@ from shared.data import contamination
 from shared.data.batches import Batch, Columns, TrainBatches, eval_batches
 from shared.data.documents import Split, load_examples, load_splits
 from shared.data.tokenizer import Tokenizer, load_tokenizer
-from shared.huggingface.folder import check_model
-from shared.run.backend import Backend
-from shared.signals.cache import files_digest
-from shared.signals.columns import SCORED_SPLITS, Sources
+from shared.huggingface.folder import check_model, files_digest
+from shared.signals.columns import needs_model
 from shared.signals.kept import Signals
+from shared.signals.measure import SCORED_SPLITS
+from shared.signals.passes import FrozenModel
 from shared.state import run_folder
 from shared.state.frozen_models import (
-    check_tokenizer,
     find_reference,
     find_reward_model,
+    untrained_reference,
 )
 from shared.state.model_source import check_folder, find_folder, tokenizer_of_run
 
 log = logging.getLogger("wmtp")
-SAMPLES = 1000  # texts of a split on which two tokenizers have to agree
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,30 @@ class Inputs:
     """Everything read before a run folder is made: bad input leaves nothing behind.
 
     Attributes:
+      models: frozen models that its signals ask, by name; none for a run that has kept
+        its signals.
       digests: of tokenizer, splits and the files of every model that is named, and
-        the backend; what a resumed run must find unchanged, and signals are known by.
-      device: what the backend's `find_device` gives.
+        the backend; what a resumed run must find unchanged.
     """
 
     cfg: Config
     tokenizer: Tokenizer
     splits: dict[str, Split]
-    sources: Sources
+    models: dict[str, FrozenModel]
     contamination: contamination.Report
     digests: dict[str, str]
-    device: Any
+
+    @property
+    def scored(self) -> dict[str, Split]:
+        """The splits that have signals."""
+        return {name: self.splits[name] for name in SCORED_SPLITS}
 
 
-def read_inputs(cfg: Config, backend: Backend, resumed: Path | None = None) -> Inputs:
-    """Tokenizer, splits, frozen models and devices of a config, checked.
+def read_inputs(cfg: Config, backend: str, resumed: Path | None = None) -> Inputs:
+    """Tokenizer, splits and frozen models of a config, checked.
 
     Args:
+      backend: package of the trainer.
       resumed: folder of the run that goes on; it does not need the folder of its model
         any more, if it has a checkpoint.
     """
@@ -64,26 +69,48 @@ def read_inputs(cfg: Config, backend: Backend, resumed: Path | None = None) -> I
         if folder is not None:
             check_model(folder, cfg.model)
             digests["model"] = files_digest(folder)
-    device = backend.find_device(cfg)
     examples = load_examples(cfg.data)
     # A run that has kept its signals needs nothing any more that they came from.
     kept = resumed is not None and (resumed / "signals").is_dir()
-    needs_training = cfg.needs_reference and not cfg.reference.model and not kept
-    names = SCORED_SPLITS + (("reference",) if needs_training else ())
+    trains = needs_model(cfg, "reference") and not cfg.reference.model and not kept
+    names = SCORED_SPLITS + (("reference",) if trains else ())
     splits = load_splits(cfg.data, tokenizer, splits=names, examples=examples)
-    sources = Sources(None, None, {})
+    models: dict[str, FrozenModel] = {}
     if kept and resumed is not None:
         digests = run_folder.recorded_inputs(resumed) | digests
     else:
-        sources = _find_sources(cfg, backend, tokenizer, examples)
-    digests |= {"backend": backend.name, "tokenizer": tokenizer.digest}
+        start = digests.get("model")
+        models = _find_models(cfg, backend, tokenizer, examples, splits, start)
+    digests |= {"backend": backend, "tokenizer": tokenizer.digest}
     digests |= {name: split.digest for name, split in splits.items()}
-    for name in ("reference", "reward"):
-        frozen = getattr(sources, name)
-        digests |= {f"{name}_model": frozen.identity()} if frozen else {}
+    for name, model in models.items():
+        if model.folder is not None:
+            digests[f"{name}_model"] = str(model.identity["weights"])
     trained_on = {name: examples[name] for name in ("train", "reference")}
     report = contamination.check(trained_on, cfg.data.check_against)
-    return Inputs(cfg, tokenizer, splits, sources, report, digests, device)
+    return Inputs(cfg, tokenizer, splits, models, report, digests)
+
+
+def _find_models(
+    cfg: Config,
+    backend: str,
+    tokenizer: Tokenizer,
+    examples: dict[str, Any],
+    splits: dict[str, Split],
+    start: str | None,
+) -> dict[str, FrozenModel]:
+    """The frozen models that the signals of the run ask."""
+    found = {}
+    if needs_model(cfg, "reference"):
+        if cfg.reference.model:
+            named = find_reference(cfg, backend, tokenizer, examples, splits)
+            found["reference"] = named
+        else:
+            own = untrained_reference(cfg, tokenizer, splits, start)
+            found["reference"] = own
+    if needs_model(cfg, "reward"):
+        found["reward"] = find_reward_model(cfg, examples)
+    return found
 
 
 def digest_on_resume(run: Path, cfg: Config) -> dict[str, str]:
@@ -122,37 +149,13 @@ def read_tokenizer(cfg: Config) -> tuple[Config, Tokenizer]:
     return cfg, tokenizer
 
 
-def _find_sources(
-    cfg: Config, backend: Backend, tokenizer: Tokenizer, examples: dict[str, Any]
-) -> Sources:
-    reference = reward = None
-    reward_splits = {}
-    if cfg.needs_reference and cfg.reference.model:
-        reference = find_reference(cfg, backend)
-        texts = [
-            (f"{name}/{row['id']}", row["prompt"] + row["completion"])
-            for name in SCORED_SPLITS
-            for row in examples[name].select(range(min(SAMPLES, len(examples[name]))))
-        ]
-        check_tokenizer(reference, tokenizer, texts)
-    if cfg.algo == "critic" and cfg.critic.reward_model:
-        reward = find_reward_model(cfg)
-        # A reward is one number per text, so its model may cut the text its own way,
-        # and which of its tokens are targets plays no part.
-        whole = replace(cfg.data, loss_on="all")
-        reward_splits = load_splits(
-            whole, reward.tokenizer, splits=SCORED_SPLITS, examples=examples
-        )
-    return Sources(reference, reward, reward_splits)
-
-
 def make_batches(
     cfg: Config, splits: dict[str, Split], signals: Signals | None
 ) -> tuple[TrainBatches, list[Batch]]:
     """Training batches for ever, and the validation split in length buckets."""
 
     def columns(name: str) -> Columns:
-        return signals.columns(name) if signals else Columns.zeros(splits[name])
+        return signals.of(name, cfg.algorithm.signals) if signals else {}
 
     train = TrainBatches(
         splits["train"],
@@ -163,7 +166,7 @@ def make_batches(
         layout=cfg.data.layout,
         seed=cfg.seed,
     )
-    validation, _ = eval_batches(
+    validation = eval_batches(
         splits["validation"],
         columns("validation"),
         max_length=cfg.data.max_length,
@@ -171,6 +174,20 @@ def make_batches(
         seed=cfg.seed,
     )
     return train, validation
+
+
+def reference_batches(cfg: Config, split: Split) -> tuple[TrainBatches, int]:
+    """What a reference is trained on, and in how many steps."""
+    batches = TrainBatches(
+        split,
+        {},
+        max_length=cfg.data.max_length,
+        batch_size=cfg.data.batch_size,
+        accumulation=1,
+        layout=cfg.data.layout,
+        seed=cfg.seed,
+    )
+    return batches, sum(batches.steps_per_epoch(e) for e in range(cfg.train.epochs))
 
 
 def count_steps(cfg: Config, train: TrainBatches) -> int:

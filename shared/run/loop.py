@@ -1,193 +1,197 @@
-"""The training loop: dispatch a step, read the last one, evaluate and save on time."""
+"""What goes on around the steps of a run: order, progress, metrics, when to save, stop.
 
+    with Loop(run, done, start, num_steps, train, validation, ...) as loop:
+        for number, batches in loop:
+            state, metrics = step(state, batches)
+            loop.log(number, metrics, batches)
+            if loop.evaluates(number):
+                loop.evaluated(number, [eval_step(state.params, b) for b in validation])
+            if loop.saves(number):
+                save(number, state, loop.position())
+
+Metrics of step n are read after step n + 1 has been dispatched (where steps are
+asynchronous), so that the device never waits for the host.
+"""
+
+import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
-from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches
-from shared.run.freed_memory import keep_freed_memory
-from shared.run.validate import validate
+from shared.run.open_run import Run
+from shared.run.validation import eval_metrics
+from shared.state.checkpoints import Progressed
 from shared.tracking.console import Progress
 from shared.tracking.flops import throughput
-from shared.tracking.tracking import Tracker
+from shared.tracking.tracking import open_trackers
+
+log = logging.getLogger("wmtp")
 
 
-@dataclass
-class Progressed:
-    """What the loop knows beside the arrays; saved with every checkpoint as JSON.
+class Loop:
+    """Iterates over `(number, batches)` of the steps that are left.
 
-    Attributes:
-      data: position in the training data.
-      first_eval, last_eval: metrics of the first and the newest evaluation.
-      best_nll, best_step: smallest validation nll so far and where it was.
-      worse: evaluations in a row that were no better.
-      stage1: how the value head's first stage ended.
-    """
-
-    data: dict[str, int]
-    first_eval: dict[str, float] | None = None
-    last_eval: dict[str, float] | None = None
-    best_nll: float | None = None
-    best_step: int = 0
-    worse: int = 0
-    stage1: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What `fit` puts together; built once in a backend's `train.py`.
-
-    Attributes:
-      step: `(state, batches) -> (state, metrics)`.
-      eval_step: see `validate`.
-      asynchronous: whether `step` returns before it is computed.
+    Args:
+      run: whose folder, config and metrics they are.
+      done: kept up to date.
+      train, validation: batches of the steps, and of every evaluation.
+      start: steps made so far.
+      num_steps: of the whole run.
+      asynchronous: whether a step returns before it is computed.
       peak_flops: of the devices together, a second, if it is known.
-      save: `(step, state, position)` writes a checkpoint; `position` is JSON.
-    """
-
-    cfg: Config
-    num_steps: int
-    step: Callable[..., Any]
-    eval_step: Callable[..., Any]
-    train: TrainBatches
-    validation: list[Batch]
-    save: Callable[[int, Any, dict[str, Any]], None]
-    tracker: Tracker
-    asynchronous: bool
-    peak_flops: float | None = None
-
-
-@dataclass
-class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM; the loop then saves and ends."""
-
-    requested: bool = False
-
-
-def fit(state: Any, done: Progressed, start: int, parts: Parts) -> tuple[Any, bool]:
-    """Trains from step `start` to the end: `(state, interrupted)`.
-
-    `state` is the backend's, with its `params`; `done` is kept up to date. Metrics of
-    step n are read after step n + 1 has been dispatched (where steps are asynchronous),
-    so that the device never waits for the host.
 
     Raises:
       FloatingPointError: if the loss is not finite; no checkpoint is written then.
+      KeyboardInterrupt: at the end of the `with`, if the run was told to stop; by then
+        it has been saved.
     """
-    cfg, train = parts.cfg, parts.train
-    with (
-        stop_on_signals() as stop,
-        Progress(parts.num_steps, cfg.algo, start=start) as progress,
-    ):
-        if done.first_eval is None:  # else resumed, maybe from step 0
-            done.first_eval = _evaluate(state, done, 0, parts)
-            parts.tracker.log(done.first_eval, 0)
-            _save(state, done, 0, parts)
-        recorder = Recorder(parts, progress)  # its clock starts with step 1
-        stopping = False
-        for number in range(start + 1, parts.num_steps + 1):
-            if stopping or _is_enough(done, cfg):
-                break
-            if number == start + 2:  # the first step has compiled
-                keep_freed_memory()
-            batches = next(train)
-            state, metrics = parts.step(state, batches)
-            recorder.wait()
-            recorder.log({})
-            recorder.pending = (number, metrics, batches)
-            if not parts.asynchronous:
-                recorder.wait()
-            stopping = stop.requested  # read once: it may be set at any moment
-            last = number == parts.num_steps
-            evaluates = number % cfg.train.eval_every == 0 or last
-            saves = number % cfg.train.save_every == 0 or last or stopping
-            if not (evaluates or saves):
-                continue
-            recorder.wait()
-            extra = _evaluate(state, done, number, parts) if evaluates else {}
-            recorder.log(extra)
-            if saves or _is_enough(done, cfg):
-                _save(state, done, number, parts)
-    return state, stopping
 
+    def __init__(
+        self,
+        run: Run,
+        done: Progressed,
+        start: int,
+        num_steps: int,
+        train: TrainBatches,
+        validation: list[Batch],
+        *,
+        asynchronous: bool = True,
+        peak_flops: float | None = None,
+    ) -> None:
+        self.run, self.cfg, self.done = run, run.cfg, done
+        self.start, self.num_steps = start, num_steps
+        self.train, self.validation = train, validation
+        self.asynchronous, self.peak_flops = asynchronous, peak_flops
+        # A run killed before its first checkpoint starts again, without any row.
+        resume_step = (-1 if self.is_new else start) if run.resumed else None
+        self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)
+        self.progress = Progress(num_steps, run.cfg.algo, start=start)
+        self._told = self.stopping = False  # by a signal; after the step under way
+        if run.resumed and not self.is_new:
+            log.info("going on from the checkpoint of step %d", start)
+        self._pending: tuple[int, dict[str, Any], Batch] | None = None
+        self._read: dict[str, float] | None = None
+        self._clock = time.perf_counter()
 
-class Recorder:
-    """Reads the metrics of the step dispatched last, and hands them on."""
+    def __enter__(self) -> "Loop":
+        with ExitStack() as opened:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                opened.callback(signal.signal, number, signal.signal(number, self._ask))
+            opened.enter_context(self.progress)
+            self._opened = opened.pop_all()
+        return self
 
-    def __init__(self, parts: Parts, progress: Progress) -> None:
-        self.parts = parts
-        self.progress = progress
-        self.pending: tuple[int, dict[str, Any], Batch] | None = None
-        self.read: dict[str, float] | None = None
-        self.clock = time.perf_counter()
-
-    def wait(self) -> None:
-        """Waits for the pending step and takes its time, before anything else runs."""
-        if self.pending is None or self.read is not None:
-            return
-        number, metrics, batches = self.pending
-        self.read = {name: float(x) for name, x in metrics.items()}  # host sync
-        if not math.isfinite(self.read["loss"]):
-            raise FloatingPointError(f"loss is {self.read['loss']} at step {number}")
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
-        cfg, peak = self.parts.cfg, self.parts.peak_flops
-        speed = throughput(cfg, batches, self.read, seconds, peak)
-        self.read |= {"seconds": seconds, **speed}
-
-    def log(self, extra: dict[str, float]) -> None:
-        """Logs the step that was waited for, with `extra` from an evaluation."""
-        if self.pending is not None and self.read is not None:
-            number = self.pending[0]
-            self.parts.tracker.log({**self.read, **extra}, number)
-            shown = ("loss", "nll_head_", "tokens_per_s", "mfu")
-            fields = {k: v for k, v in self.read.items() if k.startswith(shown)}
-            self.progress.update(number, **fields, **extra)
-        self.pending = self.read = None
-        if extra:  # an evaluation is no part of the next step's time
-            self.clock = time.perf_counter()
-
-
-def _is_enough(done: Progressed, cfg: Config) -> bool:
-    return 0 < cfg.train.patience <= done.worse
-
-
-def _evaluate(
-    state: Any, done: Progressed, number: int, parts: Parts
-) -> dict[str, float]:
-    metrics = validate(state.params, parts.validation, parts.eval_step, parts.cfg)
-    done.last_eval = metrics
-    nll = metrics["eval_nll_head_0"]
-    if done.best_nll is None or nll < done.best_nll - parts.cfg.train.min_delta:
-        done.best_nll, done.best_step, done.worse = nll, number, 0
-    else:
-        done.worse += 1
-    return metrics
-
-
-def _save(state: Any, done: Progressed, number: int, parts: Parts) -> None:
-    done.data = parts.train.state()
-    parts.save(number, state, asdict(done))
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """The first Ctrl-C or SIGTERM asks the loop to end; a second one ends it."""
-    stop = StopRequest()
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.requested:
+    def __exit__(self, *raised: Any) -> None:
+        ended = "KILLED" if self.stopping else "FINISHED"
+        with ExitStack() as after:
+            after.callback(self.tracker.close, "FAILED" if raised[0] else ended)
+            self._opened.__exit__(*raised)
+        if self.stopping and raised[0] is None:
+            last, path = self._last_step, self.run.path
+            log.warning("stopped at step %d; go on: --resume %s", last, path)
             raise KeyboardInterrupt
-        stop.requested = True
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        self._clock = time.perf_counter()
+        self._last_step = self.start
+        for number in range(self.start + 1, self.num_steps + 1):
+            if self.stopping or self._is_enough:
+                break
+            self._last_step = number
+            yield number, next(self.train)
+
+    @property
+    def ui_command(self) -> str:
+        """The line that shows the run's metrics; empty where nothing does."""
+        return self.tracker.ui_command
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model has not been evaluated yet; it is before the first step."""
+        return self.done.first_eval is None
+
+    def log(self, number: int, metrics: dict[str, Any], batches: Batch) -> None:
+        """Takes the metrics of the step just dispatched; reads those of the last."""
+        self._wait()
+        self._write({})
+        self._pending = (number, metrics, batches)
+        if not self.asynchronous:
+            self._wait()
+        self.stopping = self._told  # read once: it may be set at any moment
+        if self.evaluates(number) or self.saves(number):
+            self._wait()
+
+    def evaluates(self, number: int) -> bool:
+        """Whether the model is evaluated after this step."""
+        return number % self.cfg.train.eval_every == 0 or number == self.num_steps
+
+    def saves(self, number: int) -> bool:
+        """Whether a checkpoint is written after this step and its evaluation."""
+        due = number % self.cfg.train.save_every == 0 or number == self.num_steps
+        return due or self.stopping or (self._is_enough and self.evaluates(number))
+
+    def evaluated(self, number: int, results: list[dict[str, Any]]) -> None:
+        """Takes what `eval_step` gave for each validation batch.
+
+        `eval_nll_head_0` is what is called validation nll everywhere.
+        """
+        done = self.done
+        metrics = eval_metrics(results, self.validation, self.cfg)
+        done.last_eval = metrics
+        nll = metrics["eval_nll_head_0"]
+        if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
+            done.best_nll, done.best_step, done.worse = nll, number, 0
+        else:
+            done.worse += 1
+        if done.first_eval is None:
+            done.first_eval = metrics
+            self.tracker.log(metrics, number)
+        self._write(metrics)
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint holds beside arrays, as JSON; the step before is logged."""
+        self._write({})
+        self.done.data = self.train.state()
+        return asdict(self.done)
+
+    @property
+    def _is_enough(self) -> bool:
+        return 0 < self.cfg.train.patience <= self.done.worse
+
+    def _wait(self) -> None:
+        """Waits for the pending step and takes its time, before anything else runs."""
+        if self._pending is None or self._read is not None:
+            return
+        number, metrics, batches = self._pending
+        self._read = {name: float(x) for name, x in metrics.items()}  # host sync
+        if not math.isfinite(self._read["loss"]):
+            raise FloatingPointError(f"loss is {self._read['loss']} at step {number}")
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        peak = self.peak_flops
+        speed = throughput(self.cfg, batches, self._read, seconds, peak)
+        self._read |= {"seconds": seconds, **speed}
+
+    def _write(self, extra: dict[str, float]) -> None:
+        """Logs the pending step, with `extra` from an evaluation after it."""
+        self._wait()
+        if self._pending is not None and self._read is not None:
+            number = self._pending[0]
+            self.tracker.log({**self._read, **extra}, number)
+            shown = ("loss", "nll_head_", "tokens_per_s", "mfu")
+            fields = {k: v for k, v in self._read.items() if k.startswith(shown)}
+            self.progress.update(number, **fields, **extra)
+        self._pending = self._read = None
+        if extra:  # an evaluation is no part of the next step's time
+            self._clock = time.perf_counter()
+
+    def _ask(self, number: int, frame: Any) -> None:
+        """The first Ctrl-C or SIGTERM asks the loop to end; a second one ends it."""
+        if self._told:
+            raise KeyboardInterrupt
+        self._told = True

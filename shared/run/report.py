@@ -10,11 +10,11 @@ from typing import Any
 from shared.config.fields import Config
 from shared.config.layers import dump_config
 from shared.data.batches import Batch, unigram_entropy
+from shared.files import write_text
 from shared.run.inputs import Inputs
-from shared.run.loop import Progressed
-from shared.run.stage1 import Stage1
+from shared.signals.columns import needs_model
 from shared.signals.kept import Signals
-from shared.state import run_folder
+from shared.state.checkpoints import Progressed
 from shared.tracking import console
 
 log = logging.getLogger("wmtp")
@@ -27,14 +27,17 @@ def log_inputs(inputs: Inputs) -> None:
     for line in inputs.contamination.lines():
         log.info("%s", line)
     for field, unread in {
-        "reference.model": cfg.reference.model and not cfg.needs_reference,
-        "critic.reward_model": cfg.critic.reward_model and cfg.algo != "critic",
+        "reference.model": cfg.reference.model and not needs_model(cfg, "reference"),
+        "critic.reward_model": (
+            cfg.critic.reward_model and not needs_model(cfg, "reward")
+        ),
     }.items():
         if unread:
             log.warning("%s plays no part in this run (%s)", field, cfg.algo)
+    reward = inputs.models.get("reward")
     of_reward = {
         f"{name} (reward model)": split
-        for name, split in inputs.sources.reward_splits.items()
+        for name, split in (reward.splits if reward else {}).items()
     }
     for name, split in (inputs.splits | of_reward).items():
         tokens = sum(len(document.tokens) for document in split.documents)
@@ -51,28 +54,9 @@ def log_inputs(inputs: Inputs) -> None:
 
 
 def log_signals(signals: Signals) -> None:
-    """Says which reference and which rewards a run uses."""
-    if signals.reference:
-        log.info("reference: %s", signals.reference)
-    if signals.reward_model:
-        mean, deviation = signals.reward_moments
-        log.info(
-            "reward: %s (mean %.3f, deviation %.3f before)",
-            signals.reward_model,
-            mean,
-            deviation,
-        )
-
-
-def log_stage1(stage1: Stage1) -> None:
-    """Says how good the value head is after its first stage."""
-    log.info(
-        "value head: best of %d epochs is %d, explained variance on validation %.4f",
-        stage1.epochs,
-        stage1.best_epoch,
-        stage1.explained_variance,
-    )
-    warn_if_useless(stage1.explained_variance)
+    """Says where the signals of a run come from."""
+    for what, source in signals.sources.items():
+        log.info("%s: %s", what, source)
 
 
 def warn_if_useless(explained_variance: float) -> None:
@@ -117,7 +101,7 @@ def show_plan(
 
 def summarize(
     inputs: Inputs,
-    signals: Signals | None,
+    signals: Signals,
     done: Progressed,
     steps: int,
     num_steps: int,
@@ -146,8 +130,8 @@ def summarize(
         "validation_unigram_entropy": unigram_entropy(
             inputs.splits["validation"], cfg.model.vocab_size
         ),
-        "reference": signals.reference if signals else None,
-        "reward": signals.reward_model if signals else None,
+        "reference": signals.sources.get("reference"),
+        "reward": signals.sources.get("reward"),
         "contamination": inputs.contamination.to_json(),
         "value_head_stage1": done.stage1,
         "documents": {n: len(s.documents) for n, s in inputs.splits.items()},
@@ -164,7 +148,7 @@ def peak_of_process() -> int:
 
 def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) -> None:
     """Writes `summary.json`, prints the outcome and where to look."""
-    run_folder.write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     before, after = summary["eval_before"], summary["eval_after"]
     rows = [
         (name.removeprefix("eval_"), f"{before[name]:.4f}", f"{after[name]:.4f}")

@@ -1,6 +1,6 @@
-"""A cache on disk of what a frozen reference says of every token.
+"""A cache on disk of what frozen models say of every token or document.
 
-One file per split and reference, `<key>.safetensors`; the key is a digest of all that
+One file per column and split, `<key>.safetensors`; the key is a digest of all that
 decides the numbers. A file is whole or absent: it is written under another name and
 renamed. What is read is checked against its own digest and never trusted otherwise.
 """
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from shared.files import write_whole
 
 log = logging.getLogger("wmtp")
-STATE = "training_state.safetensors"  # moments beside a model, no part of it
+OLD_NAME = "ref_nll"  # of every column, in files made before columns had names
 
 
 def signal_key(**parts: object) -> str:
@@ -40,34 +40,14 @@ def signal_key(**parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def files_digest(folder: str | Path) -> str:
-    """Digest of a model on disk: its `config.json` and every safetensors file.
-
-    The state of a training beside it is left out: with or without it the model is the
-    same. Read in pieces: the weights are never in memory as a whole.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        if path.name == STATE:
-            continue
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {content}\n".encode())
-    digest.update((Path(folder) / "config.json").read_bytes())
-    return digest.hexdigest()
-
-
-def save(
-    folder: str | Path, key: str, ref_nll: Sequence[np.ndarray], what: str = "ref_nll"
-) -> Path:
-    """Writes one signal of a split's documents; a whole file or none.
+def save(folder: str | Path, key: str, name: str, values: Sequence[np.ndarray]) -> Path:
+    """Writes one column of a split's documents; a whole file or none.
 
     Args:
       folder: where cached signals lie; made if need be.
       key: what `signal_key` gave.
-      ref_nll: per document, nats of each token under the reference, 0 at non-targets;
-        or the score `[1]` of a reward model.
-      what: which of the two, for messages.
+      name: of the column.
+      values: per document, a number of each token `[T]`, or of the whole `[1]`.
 
     Returns:
       The file.
@@ -75,18 +55,18 @@ def save(
     Raises:
       ValueError: if a number is not finite, or the file cannot be written.
     """
-    offsets = _offsets([len(x) for x in ref_nll])
+    offsets = _offsets([len(x) for x in values])
     flat = np.zeros(int(offsets[-1]), np.float32)
-    for start, x in zip(offsets[:-1], ref_nll, strict=True):
+    for start, x in zip(offsets[:-1], values, strict=True):
         flat[start : start + len(x)] = x
     if not np.isfinite(flat).all():
         count = int((~np.isfinite(flat)).sum())
         raise ValueError(
-            f"{what} must be finite, got {count} other numbers among {flat.size} (has "
+            f"{name} must be finite, got {count} other numbers among {flat.size} (has "
             "the model that gives it diverged?)"
         )
     metadata = {"key": key, "sha256": _content_digest(flat, offsets)}
-    content = safetensors.numpy.save({"ref_nll": flat, "offsets": offsets}, metadata)
+    content = safetensors.numpy.save({name: flat, "offsets": offsets}, metadata)
     path = Path(folder) / f"{key}.safetensors"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,21 +80,21 @@ def save(
 
 
 def load(
-    folder: str | Path, key: str, lengths: Sequence[int]
+    folder: str | Path, key: str, name: str, lengths: Sequence[int]
 ) -> tuple[np.ndarray, ...] | None:
     """Reads what `save` wrote; None if it is absent or cannot be trusted.
 
     Args:
-      folder, key: as for `save`.
-      lengths: tokens of each document of the split, in order.
+      folder, key, name: as for `save`.
+      lengths: how many numbers each document of the split has, in order.
 
     Returns:
-      `ref_nll` per document, float32. A file that is damaged, or made for another key
+      The values per document, float32. A file that is damaged, or made for another key
       or other lengths, counts as absent; a warning says so.
     """
     path = Path(folder) / f"{key}.safetensors"
     try:
-        return read(path, key, lengths)
+        return read(path, key, name, lengths)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError) as error:
@@ -122,7 +102,9 @@ def load(
         return None
 
 
-def read(path: Path, key: str, lengths: Sequence[int]) -> tuple[np.ndarray, ...]:
+def read(
+    path: Path, key: str, name: str, lengths: Sequence[int]
+) -> tuple[np.ndarray, ...]:
     """What `save` wrote to the file, checked as `load` does.
 
     Raises:
@@ -130,9 +112,10 @@ def read(path: Path, key: str, lengths: Sequence[int]) -> tuple[np.ndarray, ...]
     """
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
-        if set(file.keys()) != {"ref_nll", "offsets"}:
-            raise ValueError(f"must hold ref_nll and offsets, got {list(file.keys())}")
-        flat, offsets = file.get_tensor("ref_nll"), file.get_tensor("offsets")
+        if set(file.keys()) not in ({name, "offsets"}, {OLD_NAME, "offsets"}):
+            raise ValueError(f"must hold {name} and offsets, got {list(file.keys())}")
+        stored = name if name in file.keys() else OLD_NAME
+        flat, offsets = file.get_tensor(stored), file.get_tensor("offsets")
     if metadata.get("key") != key:
         raise ValueError(f"must be of key {key}, got {metadata.get('key')}")
     if metadata.get("sha256") != _content_digest(flat, offsets):

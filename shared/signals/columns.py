@@ -1,175 +1,90 @@
-"""Signals: what frozen models say of the data, computed once and cached.
+"""The table of signals: named columns, a number per token or per document.
 
-`ref_nll` of a token and the reward of a document never change while the models that
-give them are frozen, so one pass over the data (`signal_parts.py`) fills a cache on
-disk, and training pays for no such forward at all.
+A column is what one pass of a frozen model leaves (`asks`), or is made of other columns
+(`made`). A new one is a function and a row.
+
+Axes: T tokens of a document.
 """
 
 import logging
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from shared import weighting
-from shared.config.fields import Config, HeadsConfig, WeightingConfig
-from shared.data.batches import Columns
-from shared.data.documents import Split
-from shared.run.backend import Backend
-from shared.signals import cache as signals
-from shared.signals.kept import Signals
-from shared.signals.measure import Asked, Measured, find_signal
-from shared.signals.passes import Answer, last_score, token_nll
-from shared.state.frozen_models import Frozen
+from shared.config.fields import Config
+from shared.data.documents import Document, Split
+from shared.signals.passes import FrozenModel, Measured, OfDocument
 
 log = logging.getLogger("wmtp")
-SCORED_SPLITS = ("train", "validation")
-SIGNALS_VERSION = 2  # counted up when a pass here, or the model, gives other numbers
+Splits = dict[str, Split]
+BySplit = dict[str, Measured]  # split -> values per document
+Made = Callable[[dict[str, BySplit], Splits, dict[str, str]], tuple[BySplit, str]]
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The frozen models of a run, found but not read.
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One signal.
 
     Attributes:
-      reference: what `--reference` names; None: one is trained first, if need be.
-      reward: what `--reward-model` names, if anything.
-      reward_splits: the splits in the reward model's own tokens.
+      doc: one line, with the unit.
+      per: a number of each `token`, or of the whole `document`.
+      told: what its source is called in log and summary; empty: nothing is said of it.
+      model: which frozen model is asked: `reference`, or `reward`; empty: it is made.
+      answer: what that model answers at each position: its `nll` or its `score`.
+      of_document: what is kept of the answer.
+      needs: columns that it is made of.
+      made: `(those columns, splits, sources so far)` -> values by split, and their
+        source in words.
     """
 
-    reference: Frozen | None
-    reward: Frozen | None
-    reward_splits: dict[str, Split]
+    doc: str
+    per: str
+    told: str = ""
+    model: str = ""
+    answer: str = ""
+    of_document: OfDocument | None = None
+    needs: Callable[[Config], tuple[str, ...]] = lambda cfg: ()
+    made: Made | None = None
+
+    def length_of(self, document: Document) -> int:
+        """How many numbers of a document there are."""
+        return len(document.tokens) if self.per == "token" else 1
 
 
-def find_signals(
-    cfg: Config,
-    splits: dict[str, Split],
-    digests: dict[str, str],
-    sources: Sources,
-    backend: Backend,
-    device: Any,
-) -> Signals:
-    """Signals for train and validation, cached or computed.
+def token_nll(nll_T: np.ndarray, document: Document, model: FrozenModel) -> np.ndarray:
+    """The nll of each token, apart from the rest of the batch."""
+    return nll_T.copy()
 
-    Args:
-      digests: of `tokenizer`, and of `model`, `reference_model` and `reward_model`
-        where a run has them.
+
+def last_score(
+    score_T: np.ndarray, document: Document, model: FrozenModel
+) -> np.ndarray:
+    """The score `[1]` at the last token that is not the model's `pad_id`.
+
+    As in `transformers`: where a model pads with its eos token, the eos that ends a
+    document is passed over.
     """
-    nothing = {name: Columns.zeros(splits[name]) for name in SCORED_SPLITS}
-    ref_nll = {name: columns.ref_nll for name, columns in nothing.items()}
-    reward = {name: columns.reward for name, columns in nothing.items()}
-    reference = reward_model = None
-    if cfg.needs_reference:
-        reference, ref_nll = _reference_nll(
-            cfg, splits, digests, sources.reference, backend, device
-        )
-    moments = (0.0, 1.0)
-    if cfg.algo == "critic":
-        if sources.reward is not None:
-            reward_model = f"score of {sources.reward.source}, whitened"
-            raw = _scores(cfg, digests, sources, backend, device)
-        else:
-            reward_model = (
-                "pseudo reward (no reward model): -mean ref_nll of the document, "
-                "whitened"
-            )
-            raw = {n: _pseudo_rewards(ref_nll[n], splits[n]) for n in SCORED_SPLITS}
-        reward, moments = _whiten(raw)
-    return Signals(reference, reward_model, ref_nll, reward, moments)
+    at = len(document.tokens) - 1
+    real = np.flatnonzero(document.tokens != model.pad_id)
+    last = real[-1] if model.pad_id is not None and len(real) else at
+    return score_T[last : last + 1].copy()
 
 
-def _reference_nll(
-    cfg: Config,
-    splits: dict[str, Split],
-    digests: dict[str, str],
-    frozen: Frozen | None,
-    backend: Backend,
-    device: Any,
-) -> tuple[str, dict[str, tuple[np.ndarray, ...]]]:
-    """Source of the reference in words, and its `ref_nll` by split."""
-    origin: dict[str, object]
-    if frozen is not None:
-        own, source = frozen.cfg, frozen.source
-        origin = {"weights": digests["reference_model"]}
+def rewards(
+    found: dict[str, BySplit], splits: Splits, sources: dict[str, str]
+) -> tuple[BySplit, str]:
+    """Rewards of the documents, whitened by the moments of the train split's."""
+    if "reward_score" in found:
+        source = f"score of {sources['reward model']}"
+        raw = {name: np.concatenate(x) for name, x in found["reward_score"].items()}
     else:
-        # A reference that is trained first is known by what it is trained from, so
-        # that its signals are found again without training it again.
-        own = _training_config(cfg)
-        origin = {
-            "start": cfg.seed,
-            "start_files": digests.get("model"),
-            "trained_on": splits["reference"].digest,
-            "optimizer": asdict(own.optimizer),
-            "first_moment": own.machine.first_moment,
-            "epochs": cfg.reference.epochs,
-            "batch_size": cfg.data.batch_size,
+        source = "pseudo reward (no reward model): -mean ref_nll of the document"
+        raw = {
+            name: _pseudo_rewards(nll, splits[name])
+            for name, nll in found["ref_nll"].items()
         }
-        source = (
-            f"trained first from the same start, {cfg.reference.epochs} epochs on the "
-            f"`reference` split ({len(splits['reference'].documents)} documents)"
-        )
-
-    def load() -> Any:
-        if frozen is None:
-            return backend.train_reference(own, splits["reference"], device)
-        return backend.place(frozen.load(), own, device)
-
-    asked = Asked(
-        what="ref_nll",
-        make_answer=cache(lambda: backend.make_ref_nll(load(), own, device)),
-        of_document=token_nll,
-        length_of=lambda document: len(document.tokens),
-    )
-    identity = origin | _identity(own, backend, device)
-    identity |= {"tokenizer": digests["tokenizer"]}
-    scored = {name: splits[name] for name in SCORED_SPLITS}
-    return source, _of_splits(asked, cfg, scored, identity)
-
-
-def _scores(
-    cfg: Config,
-    digests: dict[str, str],
-    sources: Sources,
-    backend: Backend,
-    device: Any,
-) -> dict[str, np.ndarray]:
-    """What the reward model says of each document, by split."""
-    frozen, splits = sources.reward, sources.reward_splits
-    assert frozen is not None
-
-    def make_answer() -> Answer:
-        params = backend.place(frozen.load(), frozen.cfg, device)
-        return backend.make_scores(params, frozen.cfg, device)
-
-    asked = Asked(
-        what="reward",
-        make_answer=cache(make_answer),
-        of_document=last_score(frozen.pad_id),
-        length_of=lambda document: 1,
-    )
-    identity = {
-        "weights": digests["reward_model"],
-        "tokenizer": frozen.tokenizer.digest,
-        "signal": "reward",
-        **_identity(frozen.cfg, backend, device),
-    }
-    found = _of_splits(asked, cfg, splits, identity)
-    return {name: np.concatenate(scores) for name, scores in found.items()}
-
-
-def _pseudo_rewards(ref_nll: tuple[np.ndarray, ...], split: Split) -> np.ndarray:
-    rewards = [
-        weighting.pseudo_reward(nll, document.target)
-        for nll, document in zip(ref_nll, split.documents, strict=True)
-    ]
-    return np.array(rewards, np.float32)
-
-
-def _whiten(
-    raw: dict[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
     mean, deviation = (float(x) for x in weighting.reward_moments(raw["train"]))
     if deviation < weighting.SMALLEST_REWARD_DEVIATION:
         log.warning(
@@ -178,48 +93,65 @@ def _whiten(
             deviation,
         )
     white = {
-        name: np.asarray(weighting.whiten(values, mean, deviation))
-        for name, values in raw.items()
+        name: tuple(np.asarray(weighting.whiten(x, mean, deviation)).reshape(-1, 1))
+        for name, x in raw.items()
     }
-    return white, (mean, deviation)
+    said = f"whitened (mean {mean:.3f}, deviation {deviation:.3f} before)"
+    return white, f"{source}, {said}"
 
 
-def _training_config(cfg: Config) -> Config:
-    """The config under which a reference is trained: plain next-token prediction."""
-    return replace(
-        cfg,
-        algo="baseline",
-        heads=HeadsConfig(count=1),
-        weighting=WeightingConfig(),
-        optimizer=replace(cfg.optimizer, lr=cfg.reference.lr),
-        train=replace(cfg.train, epochs=cfg.reference.epochs),
-    )
+def _pseudo_rewards(ref_nll: Measured, split: Split) -> np.ndarray:
+    found = [
+        weighting.pseudo_reward(nll, document.target)
+        for nll, document in zip(ref_nll, split.documents, strict=True)
+    ]
+    return np.array(found, np.float32)
 
 
-def _identity(own: Config, backend: Backend, device: Any) -> dict[str, object]:
-    """What decides a frozen model's answers beside its weights and the data."""
-    of_model = replace(own.model, name="", revision="")  # where it lies is not it
-    return {
-        "model": asdict(of_model),
-        "dtype": own.machine.dtype,
-        "device": backend.kind_of(device),
-        **backend.versions,
-        "version": SIGNALS_VERSION,
-    }
+COLUMNS = {
+    "ref_nll": Column(
+        doc="nll of each token under the reference, nats; 0 where it is no target",
+        per="token",
+        told="reference",
+        model="reference",
+        answer="nll",
+        of_document=token_nll,
+    ),
+    "reward_score": Column(
+        doc="score of the document under the reward model",
+        per="document",
+        told="reward model",
+        model="reward",
+        answer="score",
+        of_document=last_score,
+    ),
+    "reward": Column(
+        doc="reward of the document, of mean 0 and deviation 1 over the train split",
+        per="document",
+        told="reward",
+        needs=lambda cfg: (
+            ("reward_score",) if cfg.critic.reward_model else ("ref_nll",)
+        ),
+        made=rewards,
+    ),
+}
 
 
-def _of_splits(
-    asked: Asked, cfg: Config, splits: dict[str, Split], identity: dict[str, object]
-) -> dict[str, Measured]:
-    """One signal of each split: from the cache, or measured and put there."""
-    result = {}
-    for name, split in splits.items():
-        key = signals.signal_key(
-            **identity,
-            data=split.digest,
-            max_length=cfg.data.max_length,
-            layout=cfg.data.layout,
-            loss_on=cfg.data.loss_on,
-        )
-        result[name] = find_signal(asked, cfg, split, key)
-    return result
+def needed(cfg: Config) -> tuple[str, ...]:
+    """The columns of a run's algorithm and what they are made of, those first."""
+    found: list[str] = []
+
+    def add(name: str) -> None:
+        for other in COLUMNS[name].needs(cfg):
+            add(other)
+        if name not in found:
+            found.append(name)
+
+    for name in cfg.algorithm.signals:
+        add(name)
+    return tuple(found)
+
+
+def needs_model(cfg: Config, model: str) -> bool:
+    """Whether a signal of the run asks the `reference`, or the `reward` model."""
+    return any(COLUMNS[name].model == model for name in needed(cfg))

@@ -1,75 +1,64 @@
 """The signals of a run, kept with it, so that it goes on without any frozen model.
 
     signals/signals.json                   where they come from, in words
-    signals/{ref_nll,reward}-SPLIT.safetensors
+    signals/COLUMN-SPLIT.safetensors       one column each, as in the cache
 
 They lie in the run folder, and beside a model that either trainer can go on from.
 """
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 
-from shared.data.batches import Columns
-from shared.files import write_whole
-from shared.huggingface.json_keys import read_keys
-from shared.signals import cache as signal_files
-from shared.state.run_folder import write_text
+from shared.data.documents import Split
+from shared.files import write_text, write_whole
+from shared.huggingface.json_keys import Keys, read_keys
+from shared.messages import first_line
+from shared.signals import cache
+from shared.signals.columns import COLUMNS, BySplit
 
 WORDS = "signals.json"
 
 
 @dataclass(frozen=True)
 class Signals:
-    """The signals of a run, and where they come from.
+    """The columns of a run, and where they come from.
 
     Attributes:
-      reference, reward_model: one sentence each for log and summary, or None.
-      ref_nll: per split, per document, nats of each token (0 where it is no target).
-      reward: per split, the whitened reward of each document.
-      reward_moments: mean and deviation of the train split's rewards before whitening.
+      sources: what a source is called (`Column.told`) -> one sentence.
+      columns: by name and split, per document, float32 `[T]` or `[1]`.
     """
 
-    reference: str | None
-    reward_model: str | None
-    ref_nll: dict[str, tuple[np.ndarray, ...]]
-    reward: dict[str, np.ndarray]
-    reward_moments: tuple[float, float]
+    sources: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, BySplit] = field(default_factory=dict)
 
-    def columns(self, name: str) -> Columns:
-        """What the batches of split `name` carry."""
-        return Columns(ref_nll=self.ref_nll[name], reward=self.reward[name])
+    def of(self, split: str, names: Iterable[str]) -> dict[str, tuple[np.ndarray, ...]]:
+        """Some columns of one split: what its batches carry."""
+        return {name: self.columns[name][split] for name in names}
 
 
-def keep_signals(folder: Path, signals: Signals) -> None:
-    """Writes the signals of every split as a new folder; a whole one or none.
+def keep_signals(folder: Path, signals: Signals, splits: dict[str, Split]) -> None:
+    """Writes every column of every split as a new folder; a whole one or none.
 
-    Every file is read back before the folder gets its name. A signal that the algorithm
-    does not use is all zeros, and is kept like any other.
+    Every file is read back before the folder gets its name.
 
     Raises:
       ValueError: if a number is not finite, or the folder cannot be written.
     """
     made = folder.with_name(folder.name + ".tmp")
-    lengths = {name: [len(x) for x in of] for name, of in signals.ref_nll.items()}
-    words = {
-        "reference": signals.reference,
-        "reward_model": signals.reward_model,
-        "reward_moments": list(signals.reward_moments),
-    }
     try:
         shutil.rmtree(made, ignore_errors=True)  # of a writer that was killed
-        for name, documents in signals.ref_nll.items():
-            signal_files.save(made, f"ref_nll-{name}", documents)
-            each = [reward.reshape(1) for reward in signals.reward[name]]
-            signal_files.save(made, f"reward-{name}", each, "reward")
-        write_text(made / WORDS, json.dumps(words, indent=2) + "\n")
-        _read(made, lengths)
+        for name, by_split in signals.columns.items():
+            for split, values in by_split.items():
+                cache.save(made, f"{name}-{split}", name, values)
+        text = json.dumps({"sources": signals.sources}, indent=2)
+        write_text(made / WORDS, text + "\n")
+        _read(made, signals.columns, splits)
         made.rename(folder)
     except OSError as error:
         raise ValueError(
@@ -80,16 +69,19 @@ def keep_signals(folder: Path, signals: Signals) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def read_signals(folder: Path, lengths: dict[str, list[int]]) -> Signals | None:
+def read_signals(
+    folder: Path, names: Iterable[str], splits: dict[str, Split]
+) -> Signals | None:
     """Reads what `keep_signals` wrote; None if there is no such folder.
 
     Args:
-      lengths: by split, tokens of each document in order.
+      names: of the columns that are wanted.
+      splits: train and validation, whose documents they must fit.
 
     Raises:
       ValueError: if a file is missing or damaged, or does not fit the documents.
     """
-    return _read(folder, lengths) if folder.exists() else None
+    return _read(folder, names, splits) if folder.exists() else None
 
 
 def copy_signals(source: Path, folder: Path) -> None:
@@ -106,37 +98,43 @@ def copy_signals(source: Path, folder: Path) -> None:
         write_whole(folder / path.name, path.read_bytes())
 
 
-def _read(folder: Path, lengths: dict[str, list[int]]) -> Signals:
-    words = _read_words(folder / WORDS)
-    ref_nll, reward = {}, {}
-    for name, of in lengths.items():
-        ref_nll[name] = _read_file(folder, f"ref_nll-{name}", of)
-        each = _read_file(folder, f"reward-{name}", [1] * len(of))
-        reward[name] = np.concatenate([np.zeros(0, np.float32), *each])
-    return Signals(**words, ref_nll=ref_nll, reward=reward)
+def _read(folder: Path, names: Iterable[str], splits: dict[str, Split]) -> Signals:
+    sources = _read_sources(read_keys(folder / WORDS))
+    columns = {
+        name: {split: _read_column(folder, name, of) for split, of in splits.items()}
+        for name in names
+    }
+    return Signals(sources, columns)
 
 
-def _read_file(folder: Path, key: str, lengths: list[int]) -> tuple[np.ndarray, ...]:
-    path = folder / f"{key}.safetensors"
+def _read_column(folder: Path, name: str, split: Split) -> tuple[np.ndarray, ...]:
+    path = folder / f"{name}-{split.name}.safetensors"
+    lengths = [COLUMNS[name].length_of(document) for document in split.documents]
     try:
-        return signal_files.read(path, key, lengths)
+        return cache.read(path, path.stem, name, lengths)
     except (OSError, SafetensorError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
             f"{path} must hold the run's signals as they were written, got: "
-            f"{next(iter(reason.splitlines()), type(error).__name__)}"
+            f"{first_line(reason or error)}"
         ) from None
 
 
-def _read_words(path: Path) -> dict[str, Any]:
-    keys = read_keys(path)
-    for key in ("reference", "reward_model"):
+def _read_sources(keys: Keys) -> dict[str, str]:
+    if "sources" not in keys.found:
+        return _sources_of_before(keys)
+    found = keys.found["sources"]
+    if not isinstance(found, dict) or not all(
+        isinstance(text, str) for text in found.values()
+    ):
+        raise keys.refuse("sources", "an object of sentences")
+    return found
+
+
+def _sources_of_before(keys: Keys) -> dict[str, str]:
+    """From files made before columns had names: two sentences, and two moments."""
+    names = {"reference": "reference", "reward_model": "reward"}
+    for key in names:
         if not isinstance(keys.found.get(key, 0), str | None):
             raise keys.refuse(key, "a sentence or null")
-    moments = keys.found.get("reward_moments")
-    numbers = moments if isinstance(moments, list) else []
-    usable = all(type(x) in (int, float) and abs(x) < 1e30 for x in numbers)
-    if len(numbers) != 2 or not usable or numbers[1] < 0:
-        raise keys.refuse("reward_moments", "a mean and a deviation >= 0")
-    found = {key: keys.found[key] for key in ("reference", "reward_model")}
-    return found | {"reward_moments": (float(numbers[0]), float(numbers[1]))}
+    return {new: keys.found[old] for old, new in names.items() if keys.found[old]}

@@ -1,53 +1,58 @@
-"""Frozen models that a user names: `--reference` and `--reward-model`.
+"""Frozen models of a run: its reference and its reward model, found and checked.
 
-Found and checked before anything is written; their weights are read when a signal that
-is not in the cache asks for them.
+Nothing is written here and no weights are read: a trainer reads them when a signal that
+is not in the cache asks for them, or trains the reference first if nobody names one.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+from shared.algorithms import PLAIN
 from shared.config.fields import Config, HeadsConfig, WeightingConfig
 from shared.config.layers import build, load_config
 from shared.config.model import ModelConfig
+from shared.data.documents import Split, load_splits
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import read_hf_config
-from shared.huggingface.folder import check_model, read_model, read_reward_model
+from shared.huggingface.folder import (
+    check_model,
+    files_digest,
+    read_model,
+    read_reward_model,
+)
 from shared.huggingface.hub import model_folder
 from shared.huggingface.tree import Params
-from shared.run.backend import Backend
-from shared.signals import cache as signals
+from shared.signals.measure import SCORED_SPLITS
+from shared.signals.passes import FrozenModel
+from shared.state.checkpoints import identify, require_step, steps_in
 from shared.state.model_source import tokenizer_of_run
+from shared.state.portable_state import check_state, is_state
 from shared.state.run_folder import check_backend, find
 
-
-@dataclass(frozen=True)
-class Frozen:
-    """A model that somebody named, before its weights are read.
-
-    Attributes:
-      cfg: its own model, on the data and the machine of the run.
-      tokenizer: its own.
-      source: one sentence for log and summary.
-      pad_id: of a reward model: its score is read at the last other token.
-      identity: digest of its weights; reads files, so it is asked for late.
-      load: reads the weights: `trunk` with `heads` (empty), or with `score`; NumPy.
-    """
-
-    cfg: Config
-    tokenizer: Tokenizer
-    source: str
-    pad_id: int | None
-    identity: Callable[[], str]
-    load: Callable[[], Params]
+SAMPLES = 1000  # texts of a split on which two tokenizers have to agree
 
 
-def find_reference(cfg: Config, backend: Backend) -> Frozen:
+def find_reference(
+    cfg: Config,
+    backend: str,
+    tokenizer: Tokenizer,
+    examples: dict[str, Any],
+    splits: dict[str, Split],
+) -> FrozenModel:
     """What `--reference` names: a run, a Hugging Face folder, or a name on the hub.
 
+    Args:
+      backend: whose runs can be read.
+      tokenizer: of the run, which the reference must share.
+      examples: of the run, by split.
+      splits: train and validation.
+
     Raises:
-      ValueError: if it is none of them, or too short for the rows of the run.
+      ValueError: if it is none of them, has another tokenizer, or is too short for the
+        rows of the run.
     """
     name = cfg.reference.model
     try:
@@ -57,21 +62,60 @@ def find_reference(cfg: Config, backend: Backend) -> Frozen:
             folder = model_folder(name, cfg.reference.revision, "reference.model")
         except ValueError as error:
             raise ValueError(f"{error} (or name a run of this program)") from None
-        return _of_folder(cfg, folder, "causal", "the reference")
-    check_backend(path, backend.name, f"name its export, {path / 'model'}")
-    saved = load_config(path / "config.yaml")
-    tokenizer = tokenizer_of_run(path, saved)
-    _check_fits(cfg, saved.model, tokenizer, path, "the reference")
-    identity = f"{backend.identify(path / 'checkpoints', step)} {path.name}"
-
-    def load() -> Params:
-        return backend.read_trunk(path, saved, step)
-
-    own, source = _plain(cfg, saved.model), f"model of the run {name!r}"
-    return Frozen(own, tokenizer, source, None, lambda: identity, load)
+        found = _of_folder(cfg, folder, "causal", "the reference", splits)
+    else:
+        found = _of_run(cfg, backend, path, step, splits)
+    texts = [
+        (f"{split}/{row['id']}", row["prompt"] + row["completion"])
+        for split in SCORED_SPLITS
+        for row in examples[split][:SAMPLES]
+    ]
+    _check_tokenizer(found, tokenizer, texts)
+    return found
 
 
-def find_reward_model(cfg: Config) -> Frozen:
+def untrained_reference(
+    cfg: Config,
+    tokenizer: Tokenizer,
+    splits: dict[str, Split],
+    start_files: str | None,
+) -> FrozenModel:
+    """The reference that is trained first, where nobody names one.
+
+    It is known by what it is trained from, so that its signals are found again without
+    training it again.
+
+    Args:
+      splits: train, validation and reference.
+      start_files: digest of the folder that the run starts from, if it does.
+    """
+    own = replace(
+        _plain(cfg, cfg.model),
+        optimizer=replace(cfg.optimizer, lr=cfg.reference.lr),
+        train=replace(cfg.train, epochs=cfg.reference.epochs),
+    )
+    documents = splits["reference"].documents
+    return FrozenModel(
+        cfg=own,
+        tokenizer=tokenizer,
+        source=(
+            f"trained first from the same start, {cfg.reference.epochs} epochs on the "
+            f"`reference` split ({len(documents)} documents)"
+        ),
+        identity={
+            "start": cfg.seed,
+            "start_files": start_files,
+            "trained_on": splits["reference"].digest,
+            "optimizer": asdict(own.optimizer),
+            "first_moment": own.machine.first_moment,
+            "epochs": cfg.reference.epochs,
+            "batch_size": cfg.data.batch_size,
+        },
+        splits={name: splits[name] for name in SCORED_SPLITS},
+    )
+
+
+def find_reward_model(cfg: Config, examples: dict[str, Any]) -> FrozenModel:
     """What `--reward-model` names: a sequence classifier with one label.
 
     Raises:
@@ -81,10 +125,54 @@ def find_reward_model(cfg: Config) -> Frozen:
     folder = model_folder(
         critic.reward_model, critic.reward_revision, "critic.reward_model"
     )
-    return _of_folder(cfg, folder, "reward", "the reward model")
+    found = _of_folder(cfg, folder, "reward", "the reward model", {})
+    # A reward is one number per text, so its model may cut the text its own way, and
+    # which of its tokens are targets plays no part.
+    whole = replace(cfg.data, loss_on="all")
+    splits = load_splits(
+        whole, found.tokenizer, splits=SCORED_SPLITS, examples=examples
+    )
+    return replace(found, splits=splits)
 
 
-def _of_folder(cfg: Config, folder: Path, kind: str, what: str) -> Frozen:
+def read_weights(model: FrozenModel) -> Params:
+    """Weights of a model in a Hugging Face folder, as NumPy arrays.
+
+    Returns:
+      `trunk` with `heads` (empty), or with `score` for a reward model.
+    """
+    assert model.folder is not None and model.run is None
+    if read_hf_config(model.folder).kind == "reward":
+        return read_reward_model(model.folder, model.cfg.model)
+    return read_model(model.folder, model.cfg.model, extras=False)
+
+
+def _of_run(
+    cfg: Config, backend: str, path: Path, step: int | None, splits: dict[str, Split]
+) -> FrozenModel:
+    check_backend(path, backend, f"name its export, {path / 'model'}")
+    saved = load_config(path / "config.yaml")
+    tokenizer = tokenizer_of_run(path, saved)
+    _check_fits(cfg, saved.model, tokenizer, path, "the reference")
+    folder = path / "checkpoints"
+    step = require_step(folder, steps_in(folder), step)
+    if is_state(folder / str(step)):
+        check_state(folder / str(step))
+    return FrozenModel(
+        cfg=_plain(cfg, saved.model),
+        tokenizer=tokenizer,
+        source=f"model of the run {cfg.reference.model!r}",
+        identity={"weights": f"{identify(folder, step)} {path.name}"},
+        splits={name: splits[name] for name in SCORED_SPLITS},
+        folder=path,
+        run=saved,
+        step=step,
+    )
+
+
+def _of_folder(
+    cfg: Config, folder: Path, kind: str, what: str, splits: dict[str, Split]
+) -> FrozenModel:
     described = read_hf_config(folder)
     if described.kind != kind:
         kinds = {"causal": "a causal language model", "reward": "a sequence classifier"}
@@ -95,19 +183,14 @@ def _of_folder(cfg: Config, folder: Path, kind: str, what: str) -> Frozen:
     tokenizer = load_tokenizer(str(folder), f"the tokenizer of {what}")
     _check_fits(cfg, of_model, tokenizer, folder, what)
     check_model(folder, of_model, kind)
-
-    def load() -> Params:
-        if kind == "reward":
-            return read_reward_model(folder, of_model)
-        return read_model(folder, of_model, extras=False)
-
-    return Frozen(
+    return FrozenModel(
         cfg=_plain(cfg, of_model),
         tokenizer=tokenizer,
         source=str(folder),
+        identity={"weights": files_digest(folder)},
+        splits={name: splits[name] for name in SCORED_SPLITS if name in splits},
         pad_id=described.pad_id,
-        identity=lambda: signals.files_digest(folder),
-        load=load,
+        folder=folder,
     )
 
 
@@ -115,7 +198,7 @@ def _plain(cfg: Config, of_model: ModelConfig) -> Config:
     """The run's config with another model and nothing but next-token prediction."""
     return replace(
         cfg,
-        algo="baseline",
+        algo=PLAIN,
         model=of_model,
         heads=HeadsConfig(count=1),
         weighting=WeightingConfig(),
@@ -137,31 +220,18 @@ def _check_fits(
         )
 
 
-def check_tokenizer(
-    frozen: Frozen, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]
+def _check_tokenizer(
+    frozen: FrozenModel, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]
 ) -> None:
-    """Holds the reference's token ids against the run's, on real samples.
-
-    Args:
-      texts: name and text of each sample.
-
-    Raises:
-      ValueError: naming the first sample whose ids differ.
-    """
+    """Holds the reference's token ids against the run's, on named texts of the data."""
+    must = "the reference must have the tokenizer of this run, got other ids for sample"
     for name, text in texts:
         ours, theirs = tokenizer.encode(text), frozen.tokenizer.encode(text)
         if ours != theirs:
-            at = next(
-                (
-                    i
-                    for i, (a, b) in enumerate(zip(ours, theirs, strict=False))
-                    if a != b
-                ),
-                min(len(ours), len(theirs)),
-            )
+            pairs = enumerate(zip_longest(ours, theirs))
+            at = next(i for i, (our, their) in pairs if our != their)
             raise ValueError(
-                "the reference must have the tokenizer of this run, got other ids for "
-                f"sample {name!r} from token {at} on: {theirs[at : at + 4]}, here "
+                f"{must} {name!r} from token {at} on: {theirs[at : at + 4]}, here "
                 f"{ours[at : at + 4]} (in {frozen.source})"
             )
     if frozen.tokenizer.eos_id != tokenizer.eos_id:

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.config.fields import Config
-from shared.config.layers import MODELS, preset_names
+from shared.config.layers import MODELS, load_config, preset_names
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import Described, read_hf_config
+from shared.huggingface.folder import read_model
 from shared.huggingface.hub import model_folder
-from shared.state.run_folder import recorded_inputs
+from shared.huggingface.tree import Params
+from shared.state.run_folder import check_backend, find, recorded_inputs
 
 # Fields of `model` that a folder does not decide.
 FREE = {"model.name", "model.revision", "model.dropout", "model.max_positions"}
@@ -49,7 +51,7 @@ def check_folder(cfg: Config, folder: Path) -> None:
                 f"model.max_positions must be {described.layer['model.max_positions']} "
                 f"as in {folder}, got {cfg.model.max_positions}"
             )
-    if takes_heads(cfg, described) and (
+    if _takes_heads(cfg, described) and (
         cfg.heads.type != described.head_type or cfg.heads.count > described.num_heads
     ):
         raise ValueError(
@@ -69,6 +71,24 @@ def keep_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     made.rename(path / "tokenizer")
 
 
+def run_to_export(
+    run: str, backend: str, instead: str
+) -> tuple[Path, int | None, Config, Tokenizer]:
+    """Folder, step if one is asked for, config and tokenizer of the run to export.
+
+    Args:
+      run: its folder, or `RUN/checkpoints/STEP`.
+      instead: what the user can do with a run of the other backend.
+
+    Raises:
+      ValueError: if there is no such run, or the other backend has written it.
+    """
+    path, step = find(run, ".", "RUN")
+    check_backend(path, backend, instead)
+    cfg = load_config(path / "config.yaml")
+    return path, step, cfg, tokenizer_of_run(path, cfg)
+
+
 def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:
     """The tokenizer that a run was started with, wherever its model came from.
 
@@ -81,6 +101,35 @@ def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:
     return load_tokenizer(saved.data.tokenizer or str(folder or "bytes"))
 
 
-def takes_heads(cfg: Config, described: Described) -> bool:
+def stored_params(cfg: Config) -> Params | None:
+    """What the folder of `model.name` gives a run to start from; None for a preset.
+
+    Returns:
+      `trunk`, and, unless `heads.fresh` is set, `heads` (as many as the run has) and
+      `value`, where the folder has them and the run needs them.
+
+    Raises:
+      ValueError: if the folder does not fit the config, or a file is damaged.
+    """
+    folder = find_folder(cfg)
+    if folder is None:
+        return None
+    check_folder(cfg, folder)
+    heads = _takes_heads(cfg, read_hf_config(folder))
+    value = cfg.algorithm.value_head and not cfg.heads.fresh
+    stored = read_model(folder, cfg.model, extras=heads or value)
+    stored["heads"] = _first(stored["heads"], cfg.heads.count - 1)
+    wanted = {"trunk": True, "heads": heads, "value": value}
+    return {name: part for name, part in stored.items() if wanted[name]}
+
+
+def _first(tree: Params, count: int) -> Params:
+    return {
+        name: _first(x, count) if isinstance(x, dict) else x[:count]
+        for name, x in tree.items()
+    }
+
+
+def _takes_heads(cfg: Config, described: Described) -> bool:
     """Whether heads k >= 1 come from the folder."""
     return described.num_heads > 1 and cfg.heads.count > 1 and not cfg.heads.fresh

@@ -2,7 +2,7 @@
 
     training_state.json         step, config, position in the data, digests of all files
     training_state.safetensors  the optimizer's moments by parameter name
-    signals/                    what frozen models say of the data (kept_signals.py)
+    signals/                    what frozen models say of the data (signals/kept.py)
 
 A moment is a tree like the parameters. It has their names and layout in
 `model.safetensors`, `mtp_heads.safetensors` and `value_head.safetensors`, after its own
@@ -10,15 +10,16 @@ name: `first/transformer.wte.weight`, `second/mtp_heads.1.weight`. `first` is Ad
 and Lion's mean of gradients and SGD's momentum; `second` AdamW's mean of squares.
 """
 
-import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shared.config.fields import Config
+from shared.data.tokenizer import Tokenizer
 from shared.huggingface.config_json import make_hf_config
-from shared.huggingface.folder import read_model
+from shared.huggingface.folder import STATE, file_digest, read_model, write_model
 from shared.huggingface.json_keys import read_keys
-from shared.huggingface.names import HEADS, MODEL, VALUE
+from shared.huggingface.names import VALUE
 from shared.huggingface.safetensors import (
     Stored,
     StoredTensors,
@@ -27,7 +28,6 @@ from shared.huggingface.safetensors import (
     write_file,
 )
 from shared.huggingface.tree import Params, from_tensors, to_tensors
-from shared.signals.cache import STATE
 from shared.signals.kept import copy_signals
 from shared.state.header import (
     HEADER,
@@ -81,16 +81,34 @@ def write_state(
     tensors = {
         f"{moment}/{name}": array
         for moment in names
-        for of_file in to_tensors(state.moments[moment], cfg.model, cfg.heads).values()
-        for name, array in of_file.items()
+        for name, array in to_tensors(
+            state.moments[moment], cfg.model, cfg.heads
+        ).items()
     }
     if tensors:
         write_file(folder / STATE, tensors)
         check_file(folder / STATE, tensors)
     if signals_from is not None and signals_from.is_dir():
         copy_signals(signals_from, folder / "signals")
-    digests = {name: _file_digest(folder / name) for name in _files(folder)}
+    digests = {name: file_digest(folder / name) for name in _files(folder)}
     write_header(folder, state, digests)
+
+
+def write_training(
+    folder: Path, params: Params, state: TrainingState, tokenizer: Tokenizer, run: Path
+) -> None:
+    """Writes a model with the state of its training beside it; all of it or nothing.
+
+    Args:
+      params: as of `write_model`.
+      run: whose signals come along.
+
+    Raises:
+      ValueError: as `write_model` and `write_state`.
+    """
+    model, heads = state.config.model, state.config.heads
+    beside = partial(write_state, state=state, signals_from=run / "signals")
+    write_model(folder, params, model, heads, tokenizer, beside=beside)
 
 
 def check_state(folder: Path) -> Header:
@@ -136,11 +154,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(name for name in names if NAME.fullmatch(name) and name != HEADER)
 
 
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_file_digest(folder: Path, name: str, digest: str) -> None:
     path = folder / name
     if not path.is_file():
@@ -150,7 +163,7 @@ def _check_file_digest(folder: Path, name: str, digest: str) -> None:
             f"{path} must lie in its folder, got a link to {path.resolve()}"
         )
     try:
-        found = _file_digest(path)
+        found = file_digest(path)
     except OSError as error:
         raise ValueError(f"{path} must be readable, got {error.strerror}") from None
     if found != digest:
@@ -168,10 +181,10 @@ def _check_config(folder: Path, cfg: Config) -> None:
     for key in made.keys() | {"mtp_config"}:
         if keys.found.get(key) != made.get(key) and not key.endswith("_token_id"):
             raise keys.refuse(key, f"{made.get(key)!r} by the config in {HEADER}")
-    needed, there = cfg.algo == "critic", (folder / VALUE).is_file()
+    needed, there = cfg.algorithm.value_head, (folder / VALUE).is_file()
     if there != needed:
         raise ValueError(
-            f"{folder} must hold {VALUE} just where its algorithm is critic, got "
+            f"{folder} must hold {VALUE} just where its algorithm trains values, got "
             f"{'it' if there else 'none'} with {cfg.algo}"
         )
 
@@ -192,21 +205,13 @@ def _read_moments(path: Path, cfg: Config) -> dict[str, Params]:
             f"{path} must hold the moments {listed(names)} of {cfg.optimizer.name}, "
             f"got {listed(sorted(stored))}"
         )
-    made = {}
-    for moment in names:
-        tensors = _by_file(stored[moment], value=cfg.algo == "critic")
-        source = f"the moment {moment!r} in {path}"
-        made[moment] = from_tensors(tensors, cfg.model, cfg.heads, source=source)
-    return made
-
-
-def _by_file(stored: dict[str, Stored], *, value: bool) -> dict[str, StoredTensors]:
-    """The tensors of one moment under the files that their parameters lie in."""
-    beginnings = {"mtp_heads.": HEADS} | ({"value_head.": VALUE} if value else {})
-    found: dict[str, dict[str, Stored]] = {
-        file: {} for file in (MODEL, *beginnings.values())
+    return {
+        moment: from_tensors(
+            StoredTensors(stored[moment]),
+            cfg.model,
+            cfg.heads,
+            parts=("value",) if cfg.algorithm.value_head else (),
+            source=f"the moment {moment!r} in {path}",
+        )
+        for moment in names
     }
-    for name, tensor in stored.items():
-        files = [of for start, of in beginnings.items() if name.startswith(start)]
-        found[files[0] if files else MODEL][name] = tensor
-    return {file: StoredTensors(of_file) for file, of_file in found.items()}

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from shared.config.fields import Config
 from shared.config.layers import build, dump_config, flatten, load_config
-from shared.files import write_whole
+from shared.files import write_text
 
 # Fields that a resumed run may change: they decide how long it runs and what it tells,
 # not what a step computes (but a linear or cosine schedule ends where the run does).
@@ -58,8 +58,10 @@ def create(cfg: Config) -> tuple[Path, Config]:
     return path, cfg
 
 
-def find(resume: str, output_dir: str) -> tuple[Path, int | None]:
-    """The run that `--resume` names: a run's name, its folder, or one checkpoint in it.
+def find(
+    resume: str, output_dir: str, option: str = "--resume"
+) -> tuple[Path, int | None]:
+    """The run that `option` names: a run's name, its folder, or one checkpoint in it.
 
     Returns:
       The run folder, and the step if a checkpoint (`RUN/checkpoints/STEP`) was named.
@@ -68,15 +70,21 @@ def find(resume: str, output_dir: str) -> tuple[Path, int | None]:
       ValueError: if there is no such run.
     """
     for path in (Path(resume), Path(output_dir) / resume):
-        step = None
-        if path.name.isdigit() and path.parent.name == "checkpoints":
-            path, step = path.parent.parent, int(path.name)
+        if (step := named_step(path)) is not None:
+            path = path.parent.parent
         if (path / "config.yaml").is_file():
             return path, step
     raise ValueError(
-        "--resume must name a run folder (with config.yaml), a run in output_dir, or a "
-        f"checkpoint RUN/checkpoints/STEP, got {resume!r}"
+        f"{option} must name a run folder (with config.yaml), a run in output_dir, or "
+        f"a checkpoint RUN/checkpoints/STEP, got {resume!r}"
     )
+
+
+def named_step(resume: str | Path) -> int | None:
+    """The step of `RUN/checkpoints/STEP`; None where a whole run is named."""
+    path = Path(resume)
+    named = path.name.isdigit() and path.parent.name == "checkpoints"
+    return int(path.name) if named else None
 
 
 def resumed_config(path: Path, overrides: dict[str, Any]) -> Config:
@@ -176,8 +184,3 @@ def lock(path: Path) -> FileLock:
             "is writing to"
         ) from None
     return held
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or none: temporary name, fsync, rename."""
-    write_whole(path, text.encode("utf-8"))

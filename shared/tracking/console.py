@@ -8,15 +8,14 @@ the time in front, and the progress lines even where the terminal shows a bar.
 
 import logging
 import sys
-import time
-from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import rich.progress
 import rich.table
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -37,26 +36,19 @@ class _TerminalHandler(logging.Handler):
     """Log lines on stdout; a closed pipe silences them and does not stop the run."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "file_only", False):
+            return
+        warning = record.levelno >= logging.WARNING
+        text = f"{record.levelname.lower()}: " * warning + self.format(record)
         try:
-            _show(Text(self.format(record), style=_STYLES.get(record.levelno, "")))
+            if on_terminal():
+                style = _STYLES.get(record.levelno, "")
+                # soft_wrap: a path longer than the line can still be copied whole.
+                CONSOLE.print(Text(text, style=style), soft_wrap=True)
+            else:
+                print(text, flush=True)
         except OSError:
             self.setLevel(logging.CRITICAL + 1)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(record, "file_only", False)
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        warning = record.levelno >= logging.WARNING
-        return f"{record.levelname.lower()}: {text}" if warning else text
-
-
-def _show(text: Text) -> None:
-    if on_terminal():
-        # soft_wrap: a path that is longer than the line can still be copied whole.
-        CONSOLE.print(text, soft_wrap=True)
-    else:
-        print(text.plain, flush=True)
 
 
 def setup_logging(run_folder: Path | None, verbose: bool) -> logging.Logger:
@@ -139,7 +131,8 @@ class _Bars(rich.progress.Progress):
     """One line per job: what, bar, how far, time left; below it the measured fields.
 
     The fields have lines of their own because eight of them are wider than a terminal
-    of 80 columns, and what does not fit on a line of the bar is cut off.
+    of 80 columns, and what does not fit on a line of the bar is cut off. Without a
+    terminal nothing is shown, and only the time left is reckoned.
     """
 
     def __init__(self) -> None:
@@ -148,6 +141,10 @@ class _Bars(rich.progress.Progress):
             rich.progress.BarColumn(bar_width=24),
             rich.progress.TextColumn("{task.fields[text]}", markup=False),
             console=CONSOLE,
+            disable=not on_terminal(),
+            # Of up to 1000 updates. The first one only starts the clock, since it
+            # contains the compilation.
+            speed_estimate_period=24 * 3600,
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -157,6 +154,7 @@ class _Bars(rich.progress.Progress):
                 yield Columns(map(Text, task.fields["measured"]), padding=(0, 2))
 
 
+@dataclass
 class Progress:
     """Shows how far a long job is: a bar on a terminal, a line now and then elsewhere.
 
@@ -175,79 +173,60 @@ class Progress:
       unit: what is counted.
     """
 
-    _bars: ClassVar[_Bars | None] = None  # a terminal has room for one live display
+    total: int
+    description: str = ""
+    _: KW_ONLY
+    start: int = 0
+    every: int = 10
+    unit: str = "step"
 
-    def __init__(
-        self,
-        total: int,
-        description: str = "",
-        *,
-        start: int = 0,
-        every: int = 10,
-        unit: str = "step",
-    ):
-        self.total, self.description, self.unit = total, description, unit
-        self.start, self.every = start, every
-        self._line = ""
-        self._unwritten = 0
-        # Speed is that of the latest updates. The first one only starts the clock,
-        # since it contains the compilation.
-        self._times: deque[tuple[float, int]] = deque(maxlen=50)
-        self._task: rich.progress.TaskID | None = None  # None: no bar
-        self._outermost = False
+    _open: ClassVar[list[_Bars]] = []  # a terminal has room for one live display
+    _line = ""
+    _unwritten = 0
 
     def __enter__(self) -> "Progress":
-        if not on_terminal():
-            return self
-        if Progress._bars is None:
-            Progress._bars = _Bars()
-            Progress._bars.start()
-            self._outermost = True
-        self._task = Progress._bars.add_task(
+        self._outermost = not Progress._open
+        if self._outermost:
+            Progress._open.append(_Bars())
+            Progress._open[0].start()
+        self._bars = Progress._open[0]
+        self._bars.add_task(
             self.description,
             total=self.total,
             completed=self.start,
             text=f"{self.start}/{self.total}",
             measured=[],
         )
+        self._task = self._bars.tasks[-1]
         return self
 
     def update(self, step: int, **fields: object) -> None:
         """Says that `step` steps are done, and what the last one measured."""
-        self._times.append((time.monotonic(), step))
-        count, left = f"{step}/{self.total}", self._left(step)
         measured = measured_fields(fields)
+        self._bars.update(self._task.id, completed=step, measured=measured)
+        count, left = f"{step}/{self.total}", self._task.time_remaining
+        tail = [f"{duration(left)} left"] if left else []
+        self._bars.update(self._task.id, text="  ".join([count, *tail]))
         head = [self.description] if self.description else []
-        tail = [left] if left else []
         self._line = "  ".join([*head, f"{self.unit} {count}", *measured, *tail])
         self._unwritten += 1
-        if self._task is not None and Progress._bars is not None:
-            Progress._bars.update(self._task, completed=step, measured=measured)
-            Progress._bars.update(self._task, text="  ".join([count, *tail]))
         if self._unwritten >= self.every or step >= self.total:
             self._write()
 
     def __exit__(self, *exception: object) -> None:
         if self._unwritten:
             self._write()
-        if self._task is not None and Progress._bars is not None:
-            if self._outermost:
-                Progress._bars.stop()
-                Progress._bars = None
-            else:
-                Progress._bars.remove_task(self._task)
-        self._task = None
-
-    def _left(self, step: int) -> str:
-        (first_time, first_step), (last_time, _) = self._times[0], self._times[-1]
-        if not first_step < step < self.total:
-            return ""
-        per_step = (last_time - first_time) / (step - first_step)
-        return f"{duration(per_step * (self.total - step))} left"
+        # A job that ends early has no time left.
+        done = f"{self._task.completed:.0f}/{self.total}"
+        self._bars.update(self._task.id, text=done)
+        if self._outermost:
+            Progress._open.pop().stop()
+        else:
+            self._bars.remove_task(self._task.id)
 
     def _write(self) -> None:
-        has_bar = self._task is not None
-        LOGGER.info("%s", self._line, extra=_FILE_ONLY if has_bar else None)
+        extra = None if self._bars.disable else _FILE_ONLY
+        LOGGER.info("%s", self._line, extra=extra)
         self._unwritten = 0
 
 
@@ -265,14 +244,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
             raise ValueError(
                 f"a row of table {title!r} must have {len(columns)} values, got {row}"
             )
+    by_column = zip(columns, *rows, strict=True)
     right = [
-        all(isinstance(row[i], (int, float)) for row in rows)
-        for i in range(len(columns))
+        all(isinstance(x, (int, float)) for x in column) for _, *column in by_column
     ]
     cells = [[number(value) for value in row] for row in rows]
-    plain = _plain_table(title, columns, cells, right)
+    plain = _plain_table(title, [list(columns), *cells], right)
     if on_terminal():
-        pretty = rich.table.Table(title=Text(title), title_justify="left")
+        CONSOLE.print(Text(title), soft_wrap=True)  # rich's own is as wide as the table
+        pretty = rich.table.Table()
         for column, is_number in zip(columns, right, strict=True):
             pretty.add_column(Text(column), justify="right" if is_number else "left")
         for row_cells in cells:
@@ -284,17 +264,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     return plain
 
 
-def _plain_table(
-    title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool]
-) -> str:
-    lines = [list(columns), *cells]
+def _plain_table(title: str, lines: list[list[str]], right: list[bool]) -> str:
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     text = [title]
     for line in lines:
-        padded = []
-        for cell, width, is_number in zip(line, widths, right, strict=True):
-            space = " " * (width - cell_len(cell))
-            padded.append(space + cell if is_number else cell + space)
+        padded = [
+            cell.rjust(width) if to_right else set_cell_size(cell, width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ]
         text.append("  ".join(padded).rstrip())
     return "\n".join(text)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shared.algorithms import needs_nll
 from shared.config.fields import Config
 from shared.config.model import ModelConfig
 from shared.data.batches import Batch
+from shared.head_types import HEAD_TYPES
 
 # Dense bfloat16 FLOPs a second, from NVIDIA's data sheets (half of what they give with
 # sparsity); by a part of the device's name, the longer ones first.
@@ -22,25 +24,21 @@ PEAKS = {
 }
 
 
-def layer_numbers(model: ModelConfig) -> int:
-    """Numbers in the matrices of one block, each one multiply-add a position."""
-    attention = model.width * model.H * 2 * model.num_attention_heads
-    attention += model.width * model.H * 2 * model.kv_heads
-    return attention + (3 if model.is_rotary else 2) * model.width * model.F
-
-
 def trunk_flops(model: ModelConfig, lengths: Sequence[int] | np.ndarray) -> float:
     """Of one forward pass over documents of these lengths.
 
         layers * sum(2 numbers n + 4 N H n (n + 1) / 2)
 
-    2 for each number of the matrices and position; 4 H for each pair of positions that
-    attend (causal, within the document) in each of the N attention heads.
+    2 for each of the numbers in a block's matrices (one multiply-add) and position; 4 H
+    for each pair of positions that attend (causal, within the document) in each of the
+    N attention heads.
     """
     n = np.asarray(lengths, np.float64)
     pairs = float(np.sum(n * (n + 1) / 2))
     attention = 4.0 * model.H * model.num_attention_heads * pairs
-    layer = 2.0 * layer_numbers(model) * float(n.sum()) + attention
+    numbers = 2 * model.H * (model.num_attention_heads + model.kv_heads)
+    numbers = model.width * (numbers + (3 if model.is_rotary else 2) * model.F)
+    layer = 2.0 * numbers * float(n.sum()) + attention
     return model.num_layers * layer
 
 
@@ -58,11 +56,10 @@ def head_flops(
     """
     model = cfg.model
     D, tokens = model.width, float(np.sum(lengths))
-    before = 0.0
-    if cfg.heads.type == "residual":
-        before = 2.0 * 2 * D * D * tokens
-    elif cfg.heads.type == "block":
-        before = trunk_flops(model, lengths) / model.num_layers
+    row = HEAD_TYPES[cfg.heads.type]
+    before = 2.0 * row.numbers_before(D) * tokens
+    if row.copies_block:
+        before += trunk_flops(model, lengths) / model.num_layers
     product = 2.0 * D * model.vocab_size
     return 3 * (cfg.heads.count - 1) * before + product * (3 * rows + scored)
 
@@ -70,8 +67,7 @@ def head_flops(
 def lengths_of(batch: Batch) -> np.ndarray:
     """Tokens of each document of a batch."""
     document_RL = batch.document_BL.reshape(-1, batch.document_BL.shape[-1])
-    counts = [np.bincount(row)[1:] for row in document_RL]
-    lengths = np.concatenate([np.zeros(0, np.int64), *counts])
+    lengths = np.concatenate([np.bincount(row)[1:] for row in document_RL])
     return lengths[lengths > 0]
 
 
@@ -83,7 +79,7 @@ def step_flops(cfg: Config, batch: Batch, rows_K: Sequence[float]) -> float:
     """
     lengths = lengths_of(batch)
     scored = 0.0
-    if cfg.algo.startswith("rho1"):
+    if needs_nll(cfg):
         scored = max(0.0, float(np.sum(batch.target_BL)) - float(rows_K[0]))
     trunk = 3 * trunk_flops(cfg.model, lengths)
     return trunk + head_flops(cfg, lengths, float(sum(rows_K)), scored)
@@ -91,11 +87,10 @@ def step_flops(cfg: Config, batch: Batch, rows_K: Sequence[float]) -> float:
 
 def peak_flops(device_kind: str, dtype: str, devices: int) -> float | None:
     """FLOPs a second of so many devices at their best; None where it is not known."""
-    if dtype != "bfloat16":
-        return None
-    found = (peak for name, peak in PEAKS.items() if name in device_kind)
-    one = next(found, None)
-    return None if one is None else one * devices
+    for name, peak in PEAKS.items():
+        if name in device_kind and dtype == "bfloat16":
+            return peak * devices
+    return None
 
 
 def throughput(

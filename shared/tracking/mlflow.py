@@ -3,7 +3,7 @@
 The store lies beside the run folders: `mlflow.db`, with `mlartifacts/` for files.
 MLflow makes its tables by a long chain of migrations that survives neither a second
 process nor a kill, so they are made under a file lock, under another name, and renamed
-when whole. Whatever MLflow does, the run goes on: `MayFail`.
+when whole. Whatever MLflow does, the run goes on: `may_fail`.
 """
 
 import contextlib
@@ -15,60 +15,52 @@ import shlex
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from functools import wraps
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from shared.config.fields import Config
+from shared.config.layers import flatten
 
 LOGGER = logging.getLogger("wmtp")
 
 LOCK_SECONDS = 120  # making a store takes seconds, a minute on a very busy machine
 BUSY_SECONDS = 10.0  # that another run may be writing
+SEND_ROWS = 10  # together
 SEND_SECONDS = 30.0  # a slow run still shows up in time
 MAX_METRICS = 1000  # that MLflow takes in one batch
 
 
-class MayFail:
-    """Base of trackers that go off, with one warning, where they would raise."""
+def may_fail(method: Callable[..., None]) -> Callable[..., None]:
+    """Has a tracker go off, with one warning, where a method of it would raise.
 
-    name = ""
-    on = True
+    A tracker that is off (`on` is False) does nothing any more.
+    """
 
-    @contextlib.contextmanager
-    def _off_if_it_fails(self) -> Iterator[None]:
+    @wraps(method)
+    def guarded(self: Any, *arguments: Any, **options: Any) -> None:
+        if not self.on:
+            return
         try:
-            yield
+            method(self, *arguments, **options)
         except Exception as error:
             self.on = False
             why = " ".join(str(error).split()).partition(" [SQL:")[0] or "no message"
             LOGGER.warning(
                 "%s is off for the rest of the run, which goes on: %s: %s",
-                self.name,
+                type(self).__name__,
                 type(error).__name__,
                 why if len(why) <= 300 else why[:300] + " ...",
             )
 
-
-def store_folder(cfg: Config, run_folder: Path) -> Path:
-    """Where the store lies: `output_dir`, as long as the run folder is inside it.
-
-    A run that is resumed from elsewhere, or was moved, has an `output_dir` that leads
-    nowhere near it; the folder its run folder lies in is then meant.
-    """
-    output_dir, run_folder = Path(cfg.output_dir).resolve(), run_folder.resolve()
-    return output_dir if output_dir in run_folder.parents else run_folder.parent
+    return guarded
 
 
-def ui_command(folder: Path) -> str:
-    """The line for a shell that opens the MLflow pages of the store in `folder`."""
-    uri = _uri(folder.resolve() / "mlflow.db")
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-
-
-class MLflow(MayFail):
+class MLflow:
     """One MLflow run per run folder; its id is kept in `mlflow_run.json` there.
 
     Rows are buffered and sent together. A resumed run goes on in the same MLflow run:
@@ -80,10 +72,9 @@ class MLflow(MayFail):
       run_folder: gives the run its name.
       earlier: None for a new run, else the rows of `metrics.jsonl` up to the step that
         the run goes on from.
-      every: rows per batch.
     """
 
-    name = "MLflow"
+    on = True
 
     def __init__(
         self,
@@ -91,63 +82,69 @@ class MLflow(MayFail):
         run_folder: Path,
         *,
         earlier: Iterable[dict[str, float | int]] | None = None,
-        every: int = 10,
     ):
-        self.folder = store_folder(cfg, run_folder)
-        self._every = every
-        self._buffer: list = []
-        self._rows = 0
+        # A run that is resumed from elsewhere, or was moved, has an `output_dir` that
+        # leads nowhere near it; the folder its run folder lies in is then meant.
+        self.folder, parents = (
+            Path(cfg.output_dir).resolve(),
+            run_folder.resolve().parents,
+        )
+        if self.folder not in parents:
+            self.folder = parents[0]
+        self._buffer: list[list] = []  # rows of metrics
         self._sent = time.monotonic()
         # What MLflow's own code is warned about is nothing that a user can change. Only
         # here: later on this would make other warnings of the loop appear every step.
-        with self._off_if_it_fails(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._open(cfg, run_folder, resumed=earlier is not None)
         for row in earlier or ():
             metrics = dict(row)
             self.log(metrics, int(metrics.pop("step")))
 
+    @may_fail
     def log(self, metrics: dict[str, float | int], step: int) -> None:
-        if not self.on or step <= self._last_step:
+        if step <= self._last_step:
             return
-        with self._off_if_it_fails():
-            from mlflow.entities import Metric
+        from mlflow.entities import Metric
 
-            now = time.time_ns() // 1_000_000
-            row = [Metric(name, float(x), now, step) for name, x in metrics.items()]
-            # A batch is one transaction: whole rows only, so that the largest step
-            # in the store tells what is missing.
-            if len(self._buffer) + len(row) > MAX_METRICS:
-                self._send()
-            self._buffer += row
-            self._rows += 1
-            late = time.monotonic() - self._sent >= SEND_SECONDS
-            if self._rows >= self._every or late:
-                self._send()
+        now = time.time_ns() // 1_000_000
+        row = [Metric(name, float(x), now, step) for name, x in metrics.items()]
+        # A batch is one transaction: whole rows only, so that the largest step in the
+        # store tells what is missing.
+        if sum(map(len, self._buffer)) + len(row) > MAX_METRICS:
+            self._send()
+        self._buffer.append(row)
+        late = time.monotonic() - self._sent >= SEND_SECONDS
+        if len(self._buffer) >= SEND_ROWS or late:
+            self._send()
 
+    @may_fail
     def close(self, status: str) -> None:
-        if self.on:
-            with self._off_if_it_fails():
-                self._send()
-                self._client.set_terminated(self._run_id, status)
+        self._send()
+        self._client.set_terminated(self._run_id, status)
 
     @property
     def ui_command(self) -> str:
-        """The line that opens MLflow on this run; empty where MLflow is off."""
-        return ui_command(self.folder) if self.on else ""
+        """The line for a shell that opens MLflow's pages; empty where MLflow is off."""
+        uri = shlex.quote(_uri(self.folder / "mlflow.db"))
+        return f"mlflow ui --backend-store-uri {uri}" if self.on else ""
 
     def _send(self) -> None:
         if self._buffer:
-            self._client.log_batch(self._run_id, metrics=self._buffer)
-        self._buffer, self._rows, self._sent = [], 0, time.monotonic()
+            self._client.log_batch(self._run_id, metrics=[*chain(*self._buffer)])
+        self._buffer, self._sent = [], time.monotonic()
 
+    @may_fail
     def _open(self, cfg: Config, run_folder: Path, *, resumed: bool) -> None:
         database = self.folder / "mlflow.db"
         _check_database(database)  # before the import, which takes seconds
         _quiet_environment()
         from mlflow import MlflowClient
 
-        _quiet_loggers()
+        # Its errors come with a traceback of a hundred lines, and as exceptions too.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         id_file = run_folder / "mlflow_run.json"
         with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
             if not database.exists() or database.stat().st_size == 0:
@@ -177,7 +174,7 @@ class MLflow(MayFail):
         run = self._client.create_run(
             experiment_id, tags=_tags(cfg.tags), run_name=name
         )
-        params = [Param(name, text[:6000]) for name, text in flat_config(cfg).items()]
+        params = [Param(name, str(x)[:6000]) for name, x in flatten(cfg).items()]
         self._client.log_batch(run.info.run_id, params=params)
         return run.info.run_id
 
@@ -194,24 +191,6 @@ class MLflow(MayFail):
                 return None  # the store was deleted or the run folder moved to another
             raise
         return run_id if run.info.lifecycle_stage == "active" else None
-
-
-def flat_config(cfg: Config) -> dict[str, str]:
-    """Every field of the config as text, named as on the command line.
-
-    Example:
-      >>> flat_config(Config())["optimizer.lr"]
-      '5e-05'
-    """
-
-    def walk(group: dict, prefix: str) -> Iterator[tuple[str, str]]:
-        for name, value in group.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", str(value)
-
-    return dict(walk(asdict(cfg), ""))
 
 
 def _tags(text: str) -> dict[str, str]:
@@ -258,9 +237,3 @@ def _quiet_environment() -> None:
     if "MLFLOW_DISABLE_TELEMETRY" not in os.environ:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         os.environ.setdefault("DO_NOT_TRACK", "true")
-
-
-def _quiet_loggers() -> None:
-    # Its errors come with a traceback of a hundred lines, and as exceptions as well.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -6,28 +6,16 @@ and never the run.
 """
 
 import contextlib
-import importlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from shared.config.fields import Config
-from shared.tracking.mlflow import MayFail, MLflow
+from shared.files import write_whole
+from shared.tracking.mlflow import MLflow, may_fail
 
 Metrics = dict[str, float | int]
-
-
-class Tracker(Protocol):
-    """What the training loop knows about tracking."""
-
-    def log(self, metrics: dict[str, float | int], step: int) -> None:
-        """Records what one step measured; steps only grow."""
-
-    def close(self, status: str) -> None:
-        """Ends the record with status FINISHED, FAILED or KILLED."""
 
 
 class JsonLines:
@@ -79,7 +67,7 @@ def cut_back(path: Path, step: int) -> None:
       ValueError: as `read_metrics`; the file is left as it was.
     """
     kept = [line + b"\n" for line, row in _parsed_lines(path) if row["step"] <= step]
-    replace_file(path, b"".join(kept))
+    write_whole(path, b"".join(kept))
 
 
 def _parsed_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
@@ -100,63 +88,49 @@ def _parsed_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
             )
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves the old content or the new, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-class TensorBoard(MayFail):
+class TensorBoard:
     """Event files in a folder, written by tensorboardX (needs neither torch nor TF).
 
     On resume the steps after `resume_step` of the earlier session are hidden.
     """
 
-    name = "TensorBoard"
+    on = True
 
+    @may_fail
     def __init__(self, folder: Path, *, resume_step: int | None = None):
-        with self._off_if_it_fails():
-            try:
-                module = importlib.import_module("tensorboardX")
-            except ImportError:
-                raise ImportError(
-                    "tracking.tensorboard needs the package tensorboardX "
-                    "(pip install tensorboardX)"
-                ) from None
-            purge = None if resume_step is None else resume_step + 1
-            self._writer = module.SummaryWriter(logdir=str(folder), purge_step=purge)
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "tracking.tensorboard needs the package tensorboardX "
+                "(pip install tensorboardX)"
+            ) from None
+        purge = None if resume_step is None else resume_step + 1
+        self._writer = SummaryWriter(logdir=str(folder), purge_step=purge)
 
+    @may_fail
     def log(self, metrics: Metrics, step: int) -> None:
-        if self.on:
-            with self._off_if_it_fails():
-                for name, value in metrics.items():
-                    self._writer.add_scalar(name, value, step)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
 
+    @may_fail
     def close(self, status: str) -> None:
-        if self.on:
-            with self._off_if_it_fails():
-                self._writer.close()
+        self._writer.close()
 
 
 class Several:
-    """Every tracker in turn; none at all is a tracker that records nothing."""
+    """What the training loop knows about tracking: every tracker in turn, or none."""
 
-    def __init__(self, *trackers: Tracker):
+    def __init__(self, *trackers: "JsonLines | MLflow | TensorBoard"):
         self.trackers = trackers
 
     def log(self, metrics: Metrics, step: int) -> None:
+        """Records what one step measured; steps only grow."""
         for tracker in self.trackers:
             tracker.log(metrics, step)
 
     def close(self, status: str) -> None:
+        """Ends the records with status FINISHED, FAILED or KILLED."""
         with contextlib.ExitStack() as stack:  # one that fails leaves none open
             for tracker in self.trackers:
                 stack.callback(tracker.close, status)
@@ -164,10 +138,7 @@ class Several:
     @property
     def ui_command(self) -> str:
         """The line that opens MLflow on this run; empty where MLflow is off."""
-        for tracker in self.trackers:
-            if isinstance(tracker, MLflow):
-                return tracker.ui_command
-        return ""
+        return "".join(x.ui_command for x in self.trackers if isinstance(x, MLflow))
 
 
 def open_trackers(cfg: Config, run_folder: Path, *, resume_step: int | None) -> Several:
@@ -190,7 +161,7 @@ def open_trackers(cfg: Config, run_folder: Path, *, resume_step: int | None) -> 
         if resume_step is None:
             raise ValueError(f"a new run must have a folder of its own, got {path}")
         cut_back(path, resume_step)
-    trackers: list[Tracker] = [JsonLines(path)]
+    trackers: list[JsonLines | MLflow | TensorBoard] = [JsonLines(path)]
     if cfg.tracking.to == "mlflow":
         earlier = None if resume_step is None else read_metrics(path)
         trackers.append(MLflow(cfg, run_folder, earlier=earlier))

@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 
 import pytest
 
+from shared.algorithms import ALGORITHMS
 from shared.config.fields import (
-    DEFAULT_RULE,
     Config,
     CriticConfig,
     DataConfig,
@@ -16,9 +16,9 @@ from shared.config.fields import (
     OptimizerConfig,
     WeightingConfig,
 )
-from shared.config.layers import MODELS, PRESETS, preset_names, read_layer
+from shared.config.layers import MODELS, PRESETS, flatten, preset_names, read_layer
 from shared.config.ranges import RANGES, field_types
-from shared.run.command_line import flatten
+from shared.signals.columns import needs_model
 from tests.command_lines import MACHINES, RECIPES, error, recipe, run
 
 
@@ -125,15 +125,16 @@ def test_values_out_of_range_are_refused(make, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("algo", DEFAULT_RULE)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_rule_is_the_algorithms_unless_given(algo):
-    assert Config(algo=algo).rule == DEFAULT_RULE[algo]
+    assert Config(algo=algo).rule == ALGORITHMS[algo].rule
     skip = Config(algo=algo, weighting=WeightingConfig(rule="skip"))
     assert skip.rule == "skip"
-    assert skip.needs_reference == (algo != "baseline")
+    assert needs_model(skip, "reference") == (algo != "baseline")
     # A reward model takes the place of the critic's pseudo reward, and of that only.
     rewarded = Config(algo=algo, critic=CriticConfig(reward_model="some-model"))
-    assert rewarded.needs_reference == algo.startswith("rho1")
+    assert needs_model(rewarded, "reference") == algo.startswith("rho1")
+    assert needs_model(rewarded, "reward") == (algo == "critic")
 
 
 NAMES = ["../x", "a/b", "a\\b", "..", ".", ".hidden", "a b", "a\n", "é", "x" * 101]

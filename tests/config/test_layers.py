@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.config.fields import Config, DataConfig, MachineConfig
-from shared.config.layers import MAX_BYTES, build, leaves
+from shared.config.layers import (
+    MAX_BYTES,
+    build,
+    dump_config,
+    flatten,
+    leaves,
+    load_config,
+)
 from shared.config.model import ModelConfig
-from shared.run.command_line import dump_config, flatten, load_config
 from tests.command_lines import MACHINES, RECIPES, error, recipe, run
 
 OF_MACHINE = ", ".join(field.name for field in fields(MachineConfig))
@@ -125,7 +131,7 @@ def test_lists_become_tuples(tmp_path):
         ),
         (
             "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]",
-            "{}, line 1: bad YAML, aliases (*name) are not allowed",
+            "{}, line 2: bad YAML, aliases (*name) are not allowed",
         ),
         (
             "a: &a [*a]",

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.data.batches import (
-    Columns,
     TrainBatches,
     control_noise,
     eval_batches,
@@ -21,17 +20,22 @@ from tests import oracle
 
 L = 32
 INTEGERS = ("tokens_BL", "document_BL", "positions_BL", "permutation_BL")
-FLOATS = ("ref_nll_BL", "reward_BL", "noise_BL")
+FLOATS = ("noise_BL",)
 ARRAYS = ("target_BL", *INTEGERS, *FLOATS)
 
 
 def make_split(lengths, seed=0, prompt=3):
-    """Documents of random tokens >= 1, with every token after the prompt a target."""
+    """Documents of random tokens >= 1, with every token after the prompt a target.
+
+    The first two say which document it is.
+    """
     rng = np.random.default_rng(seed)
     documents = tuple(
         Document(
             id=f"task/{i}",
-            tokens=rng.integers(1, 200, n).astype(np.int32),
+            tokens=np.array(
+                [1 + i // 199, 1 + i % 199, *rng.integers(1, 200, n - 2)]
+            ).astype(np.int32),
             target=np.arange(n) >= min(prompt, n - 1),
         )
         for i, n in enumerate(lengths)
@@ -41,13 +45,13 @@ def make_split(lengths, seed=0, prompt=3):
 
 def make_columns(split, seed=1):
     rng = np.random.default_rng(seed)
-    return Columns(
-        ref_nll=tuple(
-            np.where(d.target, 0.1 + rng.random(len(d.tokens)), 9).astype(np.float32)
+    return {
+        "ref_nll": [
+            (d.target * (0.1 + rng.random(len(d.tokens)))).astype(np.float32)
             for d in split.documents
-        ),
-        reward=rng.normal(size=len(split.documents)).astype(np.float32),
-    )
+        ],
+        "reward": rng.normal(size=(len(split.documents), 1)).astype(np.float32),
+    }
 
 
 def make_batches(split, columns=None, **settings):
@@ -119,7 +123,9 @@ def documents_of(batch, split, columns, seed):
     """Indices of the documents in the rows, each checked against its sources."""
     by_tokens = {d.tokens.tobytes(): i for i, d in enumerate(split.documents)}
     arrays = {
-        n: getattr(batch, n).reshape(-1, batch.tokens_BL.shape[-1]) for n in ARRAYS
+        n: x.reshape(-1, batch.tokens_BL.shape[-1])
+        for n, x in (vars(batch) | batch.signals).items()
+        if n in ARRAYS or n in columns
     }
     found = []
     for b, numbers in enumerate(arrays["document_BL"]):
@@ -144,8 +150,8 @@ def documents_of(batch, split, columns, seed):
             expected = {
                 "positions_BL": np.arange(here.sum()),
                 "target_BL": document.target,
-                "ref_nll_BL": columns.ref_nll[index] * document.target,
-                "reward_BL": np.full(here.sum(), columns.reward[index]),
+                "ref_nll": columns["ref_nll"][index],
+                "reward": np.full(here.sum(), columns["reward"][index]),
                 "noise_BL": noise_T,
                 "permutation_BL": start + permutation_T,
             }
@@ -238,11 +244,13 @@ def test_epochs_and_seeds_differ_in_their_order():
     assert batches.epoch_rows(0) != batches.epoch_rows(1)
 
 
-def test_zero_columns():
-    columns = Columns.zeros(SPLIT)
-    batch = next(make_batches(SPLIT, columns))
-    assert not batch.ref_nll_BL.any() and not batch.reward_BL.any()
-    assert batch.noise_BL.any()
+def test_without_columns_a_batch_has_no_signals():
+    batches = TrainBatches(
+        SPLIT, {}, max_length=L, batch_size=2, accumulation=1, layout="packed", seed=5
+    )
+    batch = next(batches)
+    assert batch.signals == {} and batch.noise_BL.any()
+    assert batch.changed(lambda x: x[0]).signals == {}
 
 
 # Evaluation
@@ -253,29 +261,20 @@ def test_zero_columns():
 def test_evaluation_holds_each_document_once_in_its_bucket(lengths, batch_size):
     split = make_split(lengths)
     columns = make_columns(split)
-    batches, indices = eval_batches(
-        split, columns, max_length=L, batch_size=batch_size, seed=5
-    )
+    batches = eval_batches(split, columns, max_length=L, batch_size=batch_size, seed=5)
     widths = [batch.tokens_BL.shape[1] for batch in batches]
     assert widths == sorted(widths)
     found = []
-    for batch, index_B in zip(batches, indices, strict=True):
+    for batch in batches:
         width = batch.tokens_BL.shape[1]
         assert batch.tokens_BL.shape == (batch_size, width) and width in (8, 16, 32)
-        assert batch.num_documents == 1 and index_B.shape == (batch_size,)
-        for b, index in enumerate(index_B):
-            if index < 0:
-                assert not batch.document_BL[b].any()
-                continue
-            tokens = split.documents[index].tokens
-            assert width == min(w for w in (8, 16, 32) if w >= len(tokens))
-            np.testing.assert_array_equal(batch.tokens_BL[b, : len(tokens)], tokens)
-            np.testing.assert_array_equal(
-                batch.ref_nll_BL[b, : len(tokens)],
-                columns.ref_nll[index] * split.documents[index].target,
-            )
-            assert batch.reward_BL[b, 0] == columns.reward[index]
-            found.append(int(index))
+        here = documents_of(batch, split, columns, seed=5)
+        assert batch.num_documents == 1 and len(here) > 0
+        filled_B = batch.document_BL.max(axis=1)
+        assert filled_B.tolist() == [1] * len(here) + [0] * (batch_size - len(here))
+        for index in here:
+            assert width == min(w for w in (8, 16, 32) if w >= lengths[index])
+        found += here
     assert sorted(found) == list(range(len(lengths)))
     assert found == sorted(found, key=lambda i: (lengths[i] > 8, lengths[i] > 16, i))
 
@@ -283,9 +282,7 @@ def test_evaluation_holds_each_document_once_in_its_bucket(lengths, batch_size):
 @pytest.mark.parametrize("max_length, widths", [(2, [2]), (5, [2, 3, 5]), (3, [2, 3])])
 def test_bucket_widths_of_short_rows(max_length, widths):
     split = make_split(range(2, max_length + 1))
-    batches, _ = eval_batches(
-        split, Columns.zeros(split), max_length=max_length, batch_size=1, seed=0
-    )
+    batches = eval_batches(split, {}, max_length=max_length, batch_size=1, seed=0)
     assert sorted({batch.tokens_BL.shape[1] for batch in batches}) == widths
 
 

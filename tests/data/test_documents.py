@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from shared.config.fields import DataConfig
-from shared.data.documents import load_examples, load_splits, load_tokenizer
+from shared.data.documents import load_examples, load_splits
+from shared.data.tokenizer import load_tokenizer
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 BYTES = load_tokenizer("bytes")
@@ -35,7 +36,7 @@ def folder(tmp_path, **splits):
 
 
 def ids(examples):
-    return {name: list(split["id"]) for name, split in examples.items()}
+    return {name: [row["id"] for row in split] for name, split in examples.items()}
 
 
 # Sources

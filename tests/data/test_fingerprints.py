@@ -16,6 +16,7 @@ from shared.data.documents import load_examples
 from shared.data.examples import read_examples
 from tests import leaks
 from tests.leaks import PACKAGED, kinds, spaced, write
+from tests.script import build_fingerprints
 
 benchmark = leaks.benchmark
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -23,11 +24,11 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 
 def test_what_is_built_is_what_is_read(tmp_path, benchmark, capsys):
     file = tmp_path / "built.json"
-    arguments = ["--build", f"mbpp_test={benchmark}", f"humaneval={tmp_path}"]
-    assert contamination.main([*arguments, "--to", str(file)]) == 0
+    arguments = [f"mbpp_test={benchmark}", f"humaneval={tmp_path}"]
+    assert build_fingerprints.main([*arguments, "--to", str(file)]) == 0
     assert "bytes" in capsys.readouterr().out
     first = file.read_bytes()
-    assert contamination.main([*arguments, "--to", str(file)]) == 0
+    assert build_fingerprints.main([*arguments, "--to", str(file)]) == 0
     assert file.read_bytes() == first
     built = load_fingerprints(file)
     sizes = {kind: len(prints) for kind, prints in built["mbpp_test"].items()}
@@ -44,7 +45,7 @@ def test_build_refuses_in_one_line(tmp_path, benchmark, capsys):
         ("humaneval=nowhere.jsonl", "as a readable file"),
         (f"humaneval={benchmark}", "must be writable, got No such file"),
     ):
-        assert contamination.main(["--build", entry, "--to", str(file)]) == 1
+        assert build_fingerprints.main([entry, "--to", str(file)]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
 
@@ -133,7 +134,7 @@ def test_every_real_problem_is_found(tmp_path, name, file):
 def test_the_packaged_file_is_what_the_real_problems_give(tmp_path, name, file):
     real(file)
     built = tmp_path / "built.json"
-    contamination.build({name: str(REAL / f"{file}.jsonl")}, built)
+    build_fingerprints.build({name: str(REAL / f"{file}.jsonl")}, built)
     assert load_fingerprints(built)[name] == load_fingerprints()[name]
 
 

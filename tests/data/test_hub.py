@@ -84,9 +84,9 @@ def test_mbpp_by_name_from_the_cache(cache, max_examples):
         "validation": n or 45,
         "test": n or 500,
     }
-    assert examples["train"]["id"][0] == "601"
-    assert {int(i) % 2 for i in examples["reference"]["id"]} == {0}
-    assert {int(i) % 2 for i in examples["validation"]["id"]} == {1}
+    assert examples["train"][0]["id"] == "601"
+    assert {int(row["id"]) % 2 for row in examples["reference"]} == {0}
+    assert {int(row["id"]) % 2 for row in examples["validation"]} == {1}
 
 
 @pytest.mark.parametrize(

@@ -108,17 +108,18 @@ def refuse(*arguments, **settings):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTorch
 socket.socket.connect = socket.getaddrinfo = refuse
-import shared.data.batches, shared.data.documents, shared.signals.cache, shared.targets
+import shared.data.batches, shared.data.documents, shared.data.tokenizer
+import shared.signals.cache, shared.targets
 late = {"transformers", "datasets"} & set(sys.modules)
 assert not late, late
 from shared.config.fields import DataConfig
 for name in sys.argv[2:]:
-    tokenizer = shared.data.documents.load_tokenizer(name)
+    tokenizer = shared.data.tokenizer.load_tokenizer(name)
     splits = shared.data.documents.load_splits(
         DataConfig(source=sys.argv[1]), tokenizer, splits=("train", "validation")
     )
     shared.data.batches.TrainBatches(
-        splits["train"], shared.data.batches.Columns.zeros(splits["train"]),
+        splits["train"], {},
         max_length=128,
         batch_size=2, accumulation=1, layout="packed", seed=0,
     ).__next__()

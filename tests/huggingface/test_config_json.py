@@ -128,6 +128,12 @@ def test_absent_keys_have_the_defaults_of_transformers(tmp_path, family):
     assert bare == layer(tmp_path, full)
 
 
+def test_other_names_of_keys_are_those_of_transformers(tmp_path):
+    config = {"model_type": "gpt2", "hidden_size": 48, "num_hidden_layers": 3}
+    found = layer(tmp_path, config)
+    assert (found["width"], found["num_layers"]) == (48, 3)
+
+
 def test_null_stands_for_what_follows_from_other_keys(tmp_path):
     llama = {"model_type": "llama", "hidden_size": 96, "num_attention_heads": 6}
     nulls = {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None}
@@ -208,7 +214,7 @@ WRONG = [
     ({"model_type": "gpt2", "add_cross_attention": True}, "cross_attention", "false"),
     ({"model_type": "gpt2", "tie_word_embeddings": 1}, "tie_word", "true or false"),
     ({"model_type": "gpt2", "architectures": "x"}, "architectures", "list"),
-    ({"model_type": "llama", "hidden_size": 100}, "hidden_size", "divisible"),
+    ({"model_type": "llama", "hidden_size": 100}, "width", "divisible"),
     ({"model_type": "llama", "head_dim": 3}, "head_width", "even"),
     ({"model_type": "llama", "num_key_value_heads": 5}, "num_kv_heads", "divisor"),
     ({"model_type": "llama", "attention_bias": "no"}, "attention_bias", "true or"),
@@ -247,7 +253,7 @@ def test_what_is_refused(tmp_path, config, key, part):
     "rope, part",
     [
         ({"rope_type": "yarn", "factor": 2.0}, "default, linear, llama3, got 'yarn'"),
-        ({"type": "dynamic", "factor": 2.0}, "rope_scaling.type"),
+        ({"type": "dynamic", "factor": 2.0}, "llama3, got 'dynamic'"),
         ({"rope_type": 3}, "rope_scaling.rope_type"),
         ({"rope_type": "linear"}, "rope_scaling.factor"),
         ({"rope_type": "linear", "factor": -2}, "rope_scaling.factor"),

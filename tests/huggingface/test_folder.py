@@ -171,9 +171,7 @@ def test_damaged_folders_name_the_tensor(tmp_path, case, shards):
     refused_with(tensors | {"h.99.attn.q": less}, "'h.99.attn.q'")
     header = int.from_bytes(whole[:8], "little")
     path.write_bytes(whole[: 8 + header + (len(whole) - 8 - header) // 2])
-    with pytest.raises(ValueError, match=r"tensor '[a-z0-9_.]+' \(cut short") as caught:
-        read_model(folder, cfg)
-    assert path.name in str(caught.value)
+    refuses(lambda: read_model(folder, cfg), path.name, "cut short")
 
 
 def test_shapes_are_those_of_the_config(tmp_path):

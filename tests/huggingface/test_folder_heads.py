@@ -10,6 +10,8 @@ import torch
 from shared.config.fields import HeadsConfig
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import from_tensors, read_model, to_tensors, write_model
+from shared.huggingface.names import file_of
+from shared.huggingface.safetensors import write_file
 from tests import trees
 from tests.trees import (
     MODEL,
@@ -127,7 +129,7 @@ def test_heads_and_config_must_agree(tmp_path, tokenizer):
     rewrite(config["mtp_config"])
     assert_same(read_model(folder, cfg), params)
     file.write_bytes(file.read_bytes()[:-4])
-    refuses(lambda: read_model(folder, cfg), "cut short", "mtp_heads.2", file.name)
+    refuses(lambda: read_model(folder, cfg), "cut short", file.name)
     file.unlink()
     refuses(lambda: read_model(folder, cfg), "mtp_config alone", file.name)
 
@@ -137,7 +139,21 @@ def test_tensors_and_trees_are_inverse(tokenizer):
     cfg, heads = small("llama"), HeadsConfig(count=3, type="block")
     params = random_params(cfg, heads, value=True)
     tensors = to_tensors(params, cfg, heads)
-    assert set(tensors) == {MODEL, "mtp_heads.safetensors", "value_head.safetensors"}
-    assert_same(from_tensors(tensors, cfg, heads), params)
-    short = {MODEL: dict(tensors[MODEL])}
+    files = {MODEL, "mtp_heads.safetensors", "value_head.safetensors"}
+    assert set(map(file_of, tensors)) == files
+    assert_same(from_tensors(tensors, cfg, heads, parts=("value",)), params)
+    short = {name: x for name, x in tensors.items() if file_of(name) == MODEL}
     refuses(lambda: from_tensors(short, cfg, heads), "mtp_heads.1")
+
+
+def test_a_tensor_lies_in_its_file(tmp_path, tokenizer):
+    cfg, heads, folder = small("llama"), HeadsConfig(count=2), tmp_path / "out"
+    params = random_params(cfg, heads, value=True)
+    write_model(folder, params, cfg, heads, tokenizer)
+    tensors = to_tensors(params, cfg, heads)
+    for file in (MODEL, "mtp_heads.safetensors"):
+        own = {name: x for name, x in tensors.items() if file_of(name) == file}
+        write_file(folder / file, own | {"value_head.inner.bias": np.zeros(8)})
+        refuses(lambda: read_model(folder, cfg), "value_head.inner.bias", file)
+        write_file(folder / file, own)
+    assert_same(read_model(folder, cfg), params)

@@ -12,7 +12,7 @@ import transformers
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import load_tokenizer
-from shared.huggingface import folder as params_io
+from shared.huggingface import folder
 from shared.huggingface.folder import read_model, write_model
 from shared.huggingface.safetensors import write_file
 from tests import trees
@@ -76,7 +76,7 @@ def test_what_is_not_read_back_equal_is_not_kept(
             content[-1] ^= 64
             path.write_bytes(content)
 
-    monkeypatch.setattr(params_io, "write_file", write_wrong)
+    monkeypatch.setattr(folder, "write_file", write_wrong)
     cfg, heads = small("gpt2"), HeadsConfig(count=2)
     params = random_params(cfg, heads)
     last = {MODEL: "'transformer.h.1.", "mtp_heads.safetensors": "'mtp_heads.1.weight'"}
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, tokenizer, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(params_io, "write_file", full)
+    monkeypatch.setattr(folder, "write_file", full)
     cfg = small("gpt2")
     refuses(
         lambda: write_model(tmp_path / "out", random_params(cfg), cfg, NTP, tokenizer),

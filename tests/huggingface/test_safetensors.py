@@ -117,10 +117,10 @@ def test_shards(folder):
 
 
 @pytest.mark.parametrize("lost", [1, 24, 48])
-def test_a_cut_file_names_its_tensor(folder, lost):
+def test_a_cut_file(folder, lost):
     path = folder / "model-1.safetensors"
     path.write_bytes(path.read_bytes()[:-lost])
-    refuses(lambda: open_model(folder), "'a.weight'", "model-1.safetensors", "cut")
+    refuses(lambda: open_model(folder), str(path), "whole safetensors", "cut short")
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 30])
@@ -134,7 +134,7 @@ def test_a_file_that_shrinks_after_it_was_opened(folder):
     found = StoredTensors(open_model(folder))
     path = folder / "model-1.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    refuses(lambda: found["a.weight"], "'a.weight'", "model-1.safetensors")
+    refuses(lambda: found["a.weight"], str(path), "whole safetensors")
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -146,15 +146,15 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (b"{not json", "header"),
         (b"[" * 100_000, "header"),
         (b"\xff\xfe", "header"),
-        ([], "list"),
-        ({"x": 3}, "'x'"),
-        ({"x": ENTRY | {"shape": None}}, "'x'"),
-        ({"x": ENTRY | {"shape": [3]}}, "'x'"),
-        ({"x": ENTRY | {"shape": [-2]}}, "'x'"),
-        ({"x": ENTRY | {"data_offsets": [-8, 0]}}, "'x'"),
-        ({"x": ENTRY | {"data_offsets": [8, 16]}}, "'x'"),
-        ({"x": ENTRY, "y": ENTRY}, "y"),
-        ({"x": ENTRY | {"dtype": "F99"}}, "header"),
+        ([], "header"),
+        ({"x": 3}, "header"),
+        ({"x": ENTRY | {"shape": None}}, "header"),
+        ({"x": ENTRY | {"shape": [3]}}, "shape"),
+        ({"x": ENTRY | {"shape": [-2]}}, "header"),
+        ({"x": ENTRY | {"data_offsets": [-8, 0]}}, "header"),
+        ({"x": ENTRY | {"data_offsets": [8, 16]}}, "`x`"),
+        ({"x": ENTRY, "y": ENTRY}, "offset"),
+        ({"x": ENTRY | {"dtype": "F99"}}, "F99"),
         (b'{"x":%b,"x":%b}' % ((json.dumps(ENTRY).encode(),) * 2), "'x' twice"),
         ({"x": ENTRY | {"shape": [1], "data_offsets": [0, 4]}}, "whole"),
     ],
@@ -206,15 +206,19 @@ def test_a_tensor_in_two_shards(folder):
     refuses(lambda: open_model(folder), "'b.weight'", "model-1", "model-2")
 
 
-NO_INDEX = ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": []}', "\xff", "{{{"]
-TWICE = '{"weight_map": {"a": "x.safetensors", "a": "x.safetensors"}}'
-
-
-@pytest.mark.parametrize("text", [*NO_INDEX, TWICE])
-def test_damaged_indexes(tmp_path, text):
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        *(("", "JSON"), ("\xff", "JSON"), ("{{{", "JSON"), ("[]", "JSON object")),
+        *(("{}", "weight_map"), ('{"weight_map": {}}', "weight_map")),
+        ('{"weight_map": []}', "weight_map"),
+        ('{"weight_map": {"a": "x.safetensors", "a": "x.safetensors"}}', "'a' twice"),
+    ],
+)
+def test_damaged_indexes(tmp_path, text, part):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(text, encoding="latin-1")
-    refuses(lambda: open_model(tmp_path), str(path), "weight_map")
+    refuses(lambda: open_model(tmp_path), str(path), "must be", part)
 
 
 @pytest.mark.parametrize(

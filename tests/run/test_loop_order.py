@@ -1,21 +1,17 @@
 """The loop prepares the next batch while a step is computed, and reads it later."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from shared.config.fields import TrackingConfig, TrainConfig
-from shared.run.loop import Parts, Progressed, fit
-from shared.tracking.tracking import open_trackers
+from shared.run.loop import Loop
+from shared.state.checkpoints import Progressed
 from tests.small import micro_batches, small_batch, small_config
 
 STEPS = 4
-
-
-@dataclass
-class State:
-    params: None = None
 
 
 class Number:
@@ -50,25 +46,24 @@ def run(tmp_path, *, asynchronous, eval_every=100):
     events = []
     cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
     cfg = replace(cfg, train=TrainConfig(eval_every=eval_every, save_every=100))
-
-    def step(state, batches):
-        number = sum(event.startswith("step") for event in events) + 1
-        events.append(f"step {number}")
-        metrics = {"loss": Number(1.0, f"read {number}", events)}
-        return state, metrics | {"rows_head_0": Number(5, "", events)}
-
-    parts = Parts(
-        cfg=cfg,
-        num_steps=STEPS,
-        step=step,
-        eval_step=lambda params, batch: {"nll_K": [1.0], "count_K": [1.0]},
-        train=Train(events),
-        validation=[small_batch()],
-        save=lambda *given: None,
-        tracker=open_trackers(cfg, tmp_path, resume_step=None),
+    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False)
+    loop = Loop(
+        run,
+        Progressed({}, first_eval={}),
+        0,
+        STEPS,
+        Train(events),
+        [small_batch()],
         asynchronous=asynchronous,
     )
-    fit(State(), Progressed({}), 0, parts)
+    with loop:
+        for number, batches in loop:
+            events.append(f"step {number}")
+            loss = Number(1.0, f"read {number}", events)
+            metrics = {"loss": loss, "rows_head_0": Number(5, "", events)}
+            loop.log(number, metrics, batches)
+            if loop.evaluates(number):
+                loop.evaluated(number, [{"nll_K": [1.0], "count_K": [1.0]}])
     return events
 
 

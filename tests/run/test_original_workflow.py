@@ -1,4 +1,4 @@
-"""The original's way of working: every command of the README's table, and the pipeline.
+"""The original's way of working: every command of the docs' table, and the pipeline.
 
 On the smallest model and two steps; what comes out is compared elsewhere.
 """
@@ -54,9 +54,9 @@ def pipeline_here(*arguments: str) -> int:
 
 
 def commands() -> list[list[str]]:
-    """Our side of the README's table, as arguments."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split("## Coming from the original")[1].split("\n## ")[0]
+    """Our side of the table in `docs/original_commands.md`, as arguments."""
+    text = (ROOT / "docs" / "original_commands.md").read_text()
+    section = text.split("## Commands")[1].split("\n## ")[0]
     cells = re.findall(r"^\|[^|]+\| `([^`|]+)` \|$", section, re.MULTILINE)
     return [shlex.split(cell) for cell in cells]
 
@@ -90,7 +90,7 @@ def run(command: list[str]) -> None:
 
 
 @pytest.mark.unaudited  # as in processes of their own; other tests audit such runs
-def test_every_command_of_the_readme_runs(workplace, capfd):
+def test_every_command_of_the_table_runs(workplace, capfd):
     listed = commands()
     assert len(listed) == 11
     for command in listed:

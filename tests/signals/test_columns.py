@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shared.config.fields import HeadsConfig
-from shared.signals.columns import Sources, find_signals
-from shared.state.frozen_models import Frozen
-from tests.signal_passes import Model, assert_right, config_of, split_of
+from shared.signals.measure import collect, passes_of
+from shared.state.frozen_models import untrained_reference
+from tests.signal_passes import Model, assert_right, config_of, frozen_of, split_of
 
 SPLITS = {
     name: split_of([5, 9, 2, 30], name=name, seed=seed)
@@ -25,18 +25,20 @@ def measure(folder, *, named=True, digests=DIGESTS, of=(), data=(), **changes):
     cfg = replace(cfg, **{"algo": "rho1-weighted"} | changes)
     own = replace(cfg, algo="baseline", heads=HeadsConfig(count=1))
     own = replace(own, model=replace(own.model, **dict(of)))
-    frozen = Frozen(own, None, "a folder", None, lambda: "weights", lambda: {})
-    backend = SimpleNamespace(
-        versions={"library": "1"},
-        kind_of=lambda device: device,
-        place=lambda tree, cfg, device: tree,
-        train_reference=lambda cfg, split, device: {},
-        make_ref_nll=lambda params, cfg, device: model.load(),
-    )
-    sources = Sources(frozen if named else None, None, {})
-    found = find_signals(cfg, SPLITS, digests, sources, backend, "cpu")
-    for name in ("train", "validation"):
-        assert_right(found.ref_nll[name], SPLITS[name])
+    scored = {name: SPLITS[name] for name in ("train", "validation")}
+    weights, tokenizer = digests["reference_model"], digests["tokenizer"]
+    if named:
+        frozen = frozen_of(own, scored, weights=weights, tokenizer=tokenizer)
+    else:
+        tokens = SimpleNamespace(digest=tokenizer)
+        frozen = untrained_reference(cfg, tokens, SPLITS, digests["model"])
+    passes = passes_of(cfg, {"reference": frozen}, {"device": "cpu", "library": "1"})
+    for wanted in passes:
+        wanted.read()
+    model.measure(*passes)
+    found = collect(cfg, passes, SPLITS)
+    for name, split in scored.items():
+        assert_right(found.columns["ref_nll"][name], split)
     assert model.loads <= 1  # for both splits
     return bool(model.loads)
 
@@ -86,7 +88,7 @@ def test_nothing_random_is_in_a_batch_of_a_pass(tmp_path):
     model = Model()
     model.run(tmp_path, SPLITS["train"])
     for batch in model.batches:
-        assert not batch.noise_BL.any() and not batch.ref_nll_BL.any()
+        assert not batch.noise_BL.any() and not batch.signals
         L = batch.tokens_BL.shape[1]
         np.testing.assert_array_equal(
             batch.permutation_BL, np.broadcast_to(np.arange(L), batch.tokens_BL.shape)

@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from shared.signals import cache as signals
-from shared.signals import measure as signal_parts
-from tests.signal_passes import KEY, L, Model, assert_right, config_of, split_of
+from shared.signals import cache, passes
+from tests.signal_passes import (
+    KEY,
+    L,
+    Model,
+    assert_right,
+    config_of,
+    plain_answer,
+    split_of,
+)
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -36,7 +43,7 @@ class Stop:
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of about two batches."""
-    monkeypatch.setattr(signal_parts, "BATCHES", 2)
+    monkeypatch.setattr(passes, "BATCHES", 2)
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def everything(folder):
 
 def parts_of(folder):
     """Batches of each part."""
-    parts = signal_parts.cut(SPLIT, config_of(folder), KEY)
+    parts = passes.cut(SPLIT, config_of(folder), KEY)
     assert sum(len(part.split.documents) for part in parts) == len(LENGTHS)
     return [part.num_batches for part in parts]
 
@@ -113,13 +120,13 @@ def test_real_mbpp(tmp_path):
 
 
 def test_a_split_of_one_part_writes_no_part(tmp_path, monkeypatch):
-    written, save = [], signals.save
+    written, save = [], cache.save
 
     def saving(folder, key, *rest):
         written.append(key)
         return save(folder, key, *rest)
 
-    monkeypatch.setattr(signals, "save", saving)
+    monkeypatch.setattr(cache, "save", saving)
     Model().run(tmp_path, SPLIT)
     assert written == [KEY]
 
@@ -159,7 +166,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, lines, stop):
     for name in tensors[0]:
         np.testing.assert_array_equal(tensors[0][name], tensors[1][name])
     said = "ref_nll of train: {} of 152 documents are there from an interrupted pass"
-    parts = signal_parts.cut(SPLIT, config_of(tmp_path), KEY)
+    parts = passes.cut(SPLIT, config_of(tmp_path), KEY)
     documents = sum(len(part.split.documents) for part in parts[:finished])
     assert (said.format(documents) in lines.text) == bool(finished)
     cached = Model()
@@ -168,10 +175,31 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, lines, stop):
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_a_stop_while_an_answer_is_waited_for_is_told_too(tmp_path, lines):
+    """Where a device computes later, the host waits for it within the pass."""
+    model, read, stop = Model(), [], sum(parts_of(tmp_path)[:2]) + 1
+
+    class Late:
+        def __init__(self, answer_BL):
+            self.answer_BL = answer_BL
+
+        def __array__(self, dtype=None, copy=None):
+            read.append(self)
+            if len(read) == stop:
+                raise KeyboardInterrupt
+            return self.answer_BL
+
+    model.answer = lambda batch: Late(plain_answer(batch))
+    with pytest.raises(KeyboardInterrupt):
+        model.run(tmp_path, SPLIT)
+    assert "is kept, and the same command goes on" in lines.text
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_progress_counts_the_batches_of_the_whole_pass(tmp_path, monkeypatch):
     seen = []
 
-    class Progress(signal_parts.Progress):
+    class Progress(passes.Progress):
         def __init__(self, total, *rest, start, **settings):
             super().__init__(total, *rest, start=start, **settings)
             seen.append([(start, total)])
@@ -180,7 +208,7 @@ def test_progress_counts_the_batches_of_the_whole_pass(tmp_path, monkeypatch):
             seen[-1].append(step)
             super().update(step, **fields)
 
-    monkeypatch.setattr(signal_parts, "Progress", Progress)
+    monkeypatch.setattr(passes, "Progress", Progress)
     num_batches = parts_of(tmp_path)
     total, kept = sum(num_batches), sum(num_batches[:2])
     with pytest.raises(KeyboardInterrupt):
@@ -198,7 +226,7 @@ def test_a_damaged_part_is_measured_again(tmp_path, lines, damage):
     num_batches = parts_of(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         Model(Stop(sum(num_batches[:3]) + 1)).run(tmp_path, SPLIT)
-    parts = signal_parts.cut(SPLIT, config_of(tmp_path), KEY)
+    parts = passes.cut(SPLIT, config_of(tmp_path), KEY)
     first, second = (beside(tmp_path) / f"{part.key}.safetensors" for part in parts[:2])
     content = bytearray(second.read_bytes())
     content[-1] ^= 1
@@ -231,7 +259,7 @@ def test_parts_for_another_shape_are_not_taken(tmp_path):
 
 @pytest.mark.usefixtures("small_parts")
 def test_with_every_part_at_hand_no_weights_are_read(tmp_path, monkeypatch):
-    save = signals.save
+    save = cache.save
 
     def saving(folder, key, *rest):
         if key == KEY:
@@ -239,7 +267,7 @@ def test_with_every_part_at_hand_no_weights_are_read(tmp_path, monkeypatch):
         return save(folder, key, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(signals, "save", saving)
+        patched.setattr(cache, "save", saving)
         with pytest.raises(KeyboardInterrupt):
             Model().run(tmp_path, SPLIT)
     model = Model()
@@ -249,7 +277,7 @@ def test_with_every_part_at_hand_no_weights_are_read(tmp_path, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_leave_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(signal_parts, "BATCHES", 2)
+    monkeypatch.setattr(passes, "BATCHES", 2)
     model = Model()
     monkeypatch.setattr(model, "answer", lambda batch: batch.noise_BL + np.inf)
     with pytest.raises(ValueError, match="ref_nll must be finite"):
@@ -261,13 +289,13 @@ def test_numbers_that_are_not_finite_leave_nothing(tmp_path, monkeypatch):
 
 KILLED = """
 import signal, sys, time
-from shared.signals import measure as signal_parts
+from shared.signals import passes
 from tests.signal_passes import Model
 from tests.signals.test_measure import SPLIT
 
 # A test run that is itself in the background has children that ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal_parts.BATCHES = 2
+passes.BATCHES = 2
 def before(number):
     if number == 9:
         print("here", flush=True)
@@ -286,15 +314,13 @@ def test_a_killed_pass_leaves_nothing_half_written(tmp_path, number):
         assert any("here" in line for line in process.stdout)
         process.send_signal(number)
         assert process.wait() != 0
-    parts = {
-        part.key: part for part in signal_parts.cut(SPLIT, config_of(tmp_path), KEY)
-    }
+    parts = {part.key: part for part in passes.cut(SPLIT, config_of(tmp_path), KEY)}
     left = list(beside(tmp_path).iterdir())
     assert left and set(everything(tmp_path)) == {beside(tmp_path).name}
     for path in left:
         assert path.suffix == ".safetensors"
         lengths = [len(d.tokens) for d in parts[path.stem].split.documents]
-        signals.read(path, path.stem, lengths)
+        cache.read(path, path.stem, "ref_nll", lengths)
     model = Model()
     assert_right(model.run(tmp_path, SPLIT), SPLIT)
     batches = {key: part.num_batches for key, part in parts.items()}
@@ -324,7 +350,7 @@ def test_another_run_that_ends_first_removes_the_parts(tmp_path, number):
 
 @pytest.mark.usefixtures("small_parts")
 def test_the_folder_may_vanish_while_a_part_is_written(tmp_path, monkeypatch):
-    write, vanished = signals.write_whole, []
+    write, vanished = cache.write_whole, []
 
     def writing(path, content):
         if not vanished and path.parent == beside(tmp_path):
@@ -332,7 +358,7 @@ def test_the_folder_may_vanish_while_a_part_is_written(tmp_path, monkeypatch):
             shutil.rmtree(path.parent)
         write(path, content)
 
-    monkeypatch.setattr(signals, "write_whole", writing)
+    monkeypatch.setattr(cache, "write_whole", writing)
     assert_right(Model().run(tmp_path, SPLIT), SPLIT)
     assert vanished and list(everything(tmp_path)) == [f"{KEY}.safetensors"]
 

@@ -9,9 +9,9 @@ import torch
 
 from shared.config.fields import HeadsConfig
 from shared.data.packing import documents_per_row, pack_tightly
-from shared.signals.passes import last_score, over_documents, token_nll
+from shared.signals.columns import last_score
 from tests.minis import config
-from tests.signal_passes import split_of
+from tests.signal_passes import frozen_of, over_documents, split_of
 from tests.torch_models import start_of
 from wmtp_jax import reference as jax_reference
 from wmtp_jax import sharding
@@ -44,11 +44,23 @@ def tree_of(family):
 def answers(backend, family):
     """`(nll, score)` of a batch, by the functions of a backend."""
     cfg = setting(family)
-    in_jax = backend is jax_reference
-    device = sharding.make_mesh(cfg) if in_jax else torch.device("cpu")
-    plain, reward = (backend.place(tree, cfg, device) for tree in tree_of(family))
-    nll = backend.make_ref_nll(plain, cfg, device)
-    return nll, backend.make_scores(reward, cfg, device)
+    trees, makers = tree_of(family), ("nll", "score")
+    if backend is torch_reference:
+        cpu = torch.device("cpu")
+        models = (backend.from_arrays(tree, cfg, cpu) for tree in trees)
+        return [backend.ANSWERS[n](x) for n, x in zip(makers, models, strict=True)]
+    mesh = sharding.make_mesh(cfg)
+    return [
+        backend.ANSWERS[name](tree, cfg, mesh)
+        for name, tree in zip(makers, trees, strict=True)
+    ]
+
+
+def last_scores(found, pad_id):
+    """The one score that is kept of each document."""
+    model = frozen_of(None, {}, pad_id=pad_id)
+    pairs = zip(found, SPLIT.documents, strict=True)
+    return [last_score(score_T, document, model) for score_T, document in pairs]
 
 
 @cache
@@ -57,7 +69,9 @@ def alone(family):
     cfg, cpu = setting(family), torch.device("cpu")
     found = []
     with torch.no_grad():
-        model, reward = (torch_reference.place(x, cfg, cpu) for x in tree_of(family))
+        model, reward = (
+            torch_reference.from_arrays(x, cfg, cpu) for x in tree_of(family)
+        )
         for document in SPLIT.documents:
             tokens = torch.from_numpy(document.tokens[None]).long()
             state_LD = model.base.base_model(tokens).last_hidden_state[0]
@@ -77,8 +91,8 @@ def test_packed_is_one_by_one(backend, family):
     cfg, right = setting(family), alone(family)
     assert max(map(len, ROWS)) > documents_per_row(L, "packed")
     for rows in (ROWS, ALONE):
-        found = over_documents(nll, token_nll, cfg, SPLIT, rows)
-        scores = over_documents(score, last_score(None), cfg, SPLIT, rows)
+        found = over_documents(nll, cfg, SPLIT, rows)
+        scores = last_scores(over_documents(score, cfg, SPLIT, rows), None)
         for (nll_T, score_T), x, y in zip(right, found, scores, strict=True):
             assert x.dtype == y.dtype == np.float32
             np.testing.assert_allclose(x, nll_T, rtol=0, atol=1e-5)
@@ -89,8 +103,7 @@ def test_packed_is_one_by_one(backend, family):
 @pytest.mark.parametrize("backend", [jax_reference, torch_reference])
 def test_the_score_is_that_of_the_last_token_that_is_not_padding(backend):
     _, score = answers(backend, "gpt2")
-    of_document = last_score(PAD_ID)
-    found = over_documents(score, of_document, setting("gpt2"), SPLIT, ROWS)
+    found = last_scores(over_documents(score, setting("gpt2"), SPLIT, ROWS), PAD_ID)
     moved = 0
     for x, (_, score_T), document in zip(
         found, alone("gpt2"), SPLIT.documents, strict=True
@@ -111,5 +124,5 @@ def test_one_program_serves_all_batches_of_a_pass(monkeypatch):
     monkeypatch.setattr(jax_reference, "run_heads", counting)
     nll, _ = answers(jax_reference, "gpt2")
     for rows in (ROWS, ALONE):
-        over_documents(nll, token_nll, setting("gpt2"), SPLIT, rows)
+        over_documents(nll, setting("gpt2"), SPLIT, rows)
     assert len(traces) == 1

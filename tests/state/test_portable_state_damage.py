@@ -103,7 +103,7 @@ def test_a_header_that_is_none(folder, text, part):
         ({"backend": ["wmtp_jax"]}, "backend"),
         ({"optimizer": "lion"}, "optimizer must be adamw"),
         ({"moments": ["first"]}, "moments must be first, second for adamw"),
-        ({"moments": "first"}, "moments must be a list"),
+        ({"moments": "first"}, "moments must be first, second for adamw"),
         ({"inputs": {"train": 3}}, "inputs"),
         ({"versions": None}, "versions"),
         ({"updates": 6}, "updates must be at most its step, 5"),

@@ -211,11 +211,11 @@ def test_last_update_is_shown_when_the_job_ends_early(capsys):
 
 
 def test_time_left_leaves_out_the_compilation_and_the_steps_before(monkeypatch, capsys):
-    times = iter([1000.0, 1002.0, 1004.0])  # 60 s of compilation went before
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    now = 940.0  # 60 s of compilation go before the first update
+    monkeypatch.setattr(console.CONSOLE, "get_time", lambda: now)
     setup_logging(None, verbose=False)
     with Progress(100, start=50, every=1) as progress:
-        for step in (51, 52, 53):
+        for step, now in ((51, 1000.0), (52, 1002.0), (53, 1004.0)):  # noqa: B007
             progress.update(step)
     assert capsys.readouterr().out.splitlines() == [
         "step 51/100",

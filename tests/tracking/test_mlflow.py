@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from shared.config.fields import TrackingConfig
+from shared.config.layers import flatten
 from shared.tracking import mlflow as mlflow_tracker
-from shared.tracking.mlflow import MLflow, flat_config, ui_command
+from shared.tracking.mlflow import MLflow
 from shared.tracking.tracking import open_trackers, read_metrics
 from tests import tracked
 from tests.tracked import client, config, history, log_losses, losses, run_id
@@ -43,7 +44,7 @@ def test_what_was_logged_is_read_back(folder):
     found = client(folder).get_run(run_id(run))
     assert (found.info.run_name, found.info.status) == ("new run", "FAILED")
     assert found.info.end_time >= found.info.start_time
-    assert found.data.params == flat_config(cfg)
+    assert found.data.params == {name: str(x) for name, x in flatten(cfg).items()}
     assert found.data.params["seed"] == "3" and found.data.params["heads.count"] == "4"
     labels = {k: v for k, v in found.data.tags.items() if not k.startswith("mlflow.")}
     assert labels == {"tags": "mini, lr=1e-3,", "mini": "true", "lr_1e-3": "true"}
@@ -56,10 +57,11 @@ def test_what_was_logged_is_read_back(folder):
     assert experiment.artifact_location == (folder / "mlartifacts").as_uri()
 
 
-def test_rows_are_sent_in_batches_and_at_the_end(folder):
+def test_rows_are_sent_in_batches_and_at_the_end(folder, monkeypatch):
+    monkeypatch.setattr(mlflow_tracker, "SEND_ROWS", 4)
     run = folder / "new"
     run.mkdir()
-    tracker = MLflow(config(folder), run, every=4)
+    tracker = MLflow(config(folder), run)
     for steps, stored in ((range(3), 0), (range(3, 4), 4), (range(4, 9), 8)):
         log_losses(tracker, steps)
         assert len(history(folder, run, "loss")) == stored
@@ -141,11 +143,12 @@ def test_ui_command(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     line = f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db"
     assert line.split("sqlite:")[1].startswith("////")
-    assert ui_command(Path(".")) == line
     tracker = open_trackers(config(Path(".")), Path("a"), resume_step=22)
     assert tracker.ui_command == line
     tracker.close("FINISHED")
-    spaced = shlex.split(ui_command(tmp_path / "my runs"))
+    tracker = MLflow.__new__(MLflow)
+    tracker.folder = tmp_path / "my runs"
+    spaced = shlex.split(tracker.ui_command)
     assert spaced[3] == f"sqlite:///{tmp_path}/my runs/mlflow.db"
 
 

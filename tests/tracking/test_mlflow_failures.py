@@ -160,9 +160,10 @@ def test_missing_mlflow_costs_one_warning(tmp_path, caplog, monkeypatch):
 
 
 def test_interrupting_is_not_swallowed(folder, monkeypatch):
+    monkeypatch.setattr(mlflow_tracker, "SEND_ROWS", 1)
     run = folder / "new"
     run.mkdir()
-    tracker = MLflow(config(folder), run, every=1)
+    tracker = MLflow(config(folder), run)
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -115,7 +115,7 @@ def test_twenty_random_kills_change_nothing(algo, request, programs, tmp_path):
 
 
 # What runs when the signal comes: reading the metrics of a step, or an evaluation.
-MOMENTS = {"step": (loop.Recorder, "wait", 5), "evaluation": (loop, "validate", 2)}
+MOMENTS = {"step": (loop.Loop, "_wait", 12), "evaluation": (loop, "eval_metrics", 2)}
 
 
 @pytest.mark.parametrize(

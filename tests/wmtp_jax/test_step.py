@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from shared import algorithms
 from shared.algorithms import step_metrics
 from shared.config.fields import HeadsConfig, ModelConfig, OptimizerConfig, TrainConfig
 from tests.small import (
@@ -47,10 +48,19 @@ def weights_of(params, batch, cfg):
     def run(params, batch):
         outputs, nll_BLK, mask_BLK = loss.run_heads(params, batch, cfg)
         value_BL = jnp.zeros_like(nll_BLK[:, :, 0])
-        if cfg.algo == "critic":
+        member_BLS, values = algorithms.members_of(batch), None
+        if cfg.algorithm.value_head:
             value_BL = critic.read_values(params["value"], outputs.hidden_BLD)
-        score_BL = loss.score_tokens(nll_BLK[:, :, 0], value_BL, batch, cfg)
-        return loss.weigh(score_BL, mask_BLK, batch, cfg), mask_BLK, nll_BLK, value_BL
+            of = cfg.critic.gae_lambda
+            values = algorithms.value_targets(
+                value_BL, batch, member_BLS, cfg, gae_lambda=of
+            )
+        known = algorithms.Known(
+            batch=batch, member_BLS=member_BLS, nll_BL=nll_BLK[:, :, 0], values=values
+        )
+        score_BL = algorithms.score_tokens(known, cfg)
+        w_BLK = algorithms.weigh(score_BL, mask_BLK, known, cfg)
+        return w_BLK, mask_BLK, nll_BLK, value_BL
 
     return jax.jit(run)(params, batch)
 
@@ -135,7 +145,6 @@ def test_weights_do_something_and_mean_something(algo):
     relabelled = replace(
         batch,
         tokens_BL=np.take_along_axis(batch.tokens_BL, order, 1),
-        ref_nll_BL=batch.ref_nll_BL,
     )
     other_BLK = np.asarray(weights_of(params, relabelled, cfg)[0])
     assert np.abs(other_BLK - w_BLK).max() > 1e-2

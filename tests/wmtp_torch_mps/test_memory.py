@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from shared.run.inputs import read_inputs
 from tests.minis import config, first, minis
 from tests.torch_models import start, torch_model
-from tests.wmtp_torch_mps.test_self_test import mps
+from tests.wmtp_torch_mps.test_self_test import Mps
 from wmtp_torch_mps import device, loss, self_test_batch, step, train, unembed
 from wmtp_torch_mps.model import WMTP
 from wmtp_torch_mps.state import init_state
@@ -47,7 +47,7 @@ def test_where_memory_runs_out_halves_do_the_same(message, monkeypatch):
 
 def test_the_self_test_halves_too(monkeypatch):
     """And the run then begins with as many parts."""
-    inputs = mps(read_inputs(config("critic", "linear", "default"), train.BACKEND))
+    inputs = read_inputs(config("critic", "linear", "default"), train.NAME)
     seen = []
 
     def compute(model, batch, where):
@@ -58,11 +58,11 @@ def test_the_self_test_halves_too(monkeypatch):
     monkeypatch.setattr(self_test_batch, "batch_numbers", full_beyond(1, compute))
     monkeypatch.setattr(self_test_batch, "probes_of", lambda cfg: {})
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
-    assert self_test_batch.test_device(inputs) == 2
+    assert self_test_batch.test_device(inputs, Mps()) == 2
     assert seen == [1, 1, 1]
     monkeypatch.setattr(self_test_batch, "batch_numbers", full_beyond(0, compute))
     with pytest.raises(MemoryError, match="a micro-batch of one row must fit"):
-        self_test_batch.test_device(inputs)
+        self_test_batch.test_device(inputs, Mps())
 
 
 def test_what_cannot_be_halved_is_told_in_one_line(tmp_path, monkeypatch, capsys):

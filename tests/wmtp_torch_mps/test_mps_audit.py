@@ -11,9 +11,9 @@ from shared.config.fields import HeadsConfig
 from shared.data.documents import load_splits
 from shared.data.packing import pack_tightly
 from shared.data.tokenizer import load_tokenizer
-from shared.signals.passes import over_documents, token_nll
 from tests.minis import ALGOS, HEAD_TYPES, L, config, first, minis
 from tests.mps_audit import Audit, NoMps, OnMeta, audited, routes
+from tests.signal_passes import over_documents
 from wmtp_torch_mps import critic, reference, unembed
 from wmtp_torch_mps import loss as loss_module
 from wmtp_torch_mps.device import to_device
@@ -117,16 +117,16 @@ def test_no_device_is_forgotten_in_stage_1_and_the_reference(meta):
     optimizer = torch.optim.Adam(model.value_head.parameters(), fused=True)
     with OnMeta():
         critic._update(model, optimizer, to_device(short(minis("packed")[0]), meta))
-        critic.frozen_values(model, batch)
+        critic.fixed_returns(model, critic._frozen_hidden(model, batch), batch)
     cfg = setting("baseline")
     cfg = replace(cfg, heads=HeadsConfig(count=1))
     tokenizer = load_tokenizer("bytes")
     split = load_splits(cfg.data, tokenizer, splits=("validation",))["validation"]
     model = WMTP(cfg).to(meta)
     with OnMeta():
-        answer = reference.make_ref_nll(model, cfg, meta)
+        answer = reference.make_ref_nll(model)
         rows = pack_tightly([len(d.tokens) for d in split.documents], L)
-        found = over_documents(answer, token_nll, cfg, split, rows)
+        found = over_documents(answer, cfg, split, rows)
     assert len(found) == len(split.documents)
 
 

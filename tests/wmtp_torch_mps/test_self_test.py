@@ -141,13 +141,10 @@ def test_every_probe_catches_a_fault_of_its_kind(name):
     assert fault.times
 
 
-def mps(inputs):
-    """The inputs of a run on a device that calls itself mps."""
+class Mps:
+    """A device that calls itself mps."""
 
-    class Mps:
-        type = "mps"
-
-    return replace(inputs, device=Mps())
+    type = "mps"
 
 
 def test_it_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
@@ -157,8 +154,8 @@ def test_it_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
         self_test_batch, "self_test", lambda *a, **k: calls.append((a, k))
     )
     cfg = config("critic", "linear", "default")
-    inputs = read_inputs(cfg, train.BACKEND)
-    assert self_test_batch.test_device(mps(inputs)) == 1
+    inputs = read_inputs(cfg, train.NAME)
+    assert self_test_batch.test_device(inputs, Mps()) == 1
     ((compute, _), options) = calls[0]
     found = compute(CPU)
     assert torch.isfinite(found["loss"])
@@ -167,7 +164,7 @@ def test_it_runs_the_very_step_and_the_probes(tmp_path, monkeypatch):
         right, again = (probe(CPU) for _ in range(2))
         assert right, name
         assert all(torch.equal(right[n], again[n]) for n in right), name
-    self_test_batch.test_device(inputs)  # a CPU: nothing to compare
+    self_test_batch.test_device(inputs, CPU)  # a CPU: nothing to compare
     quiet = replace(cfg, machine=replace(cfg.machine, self_test=False))
-    self_test_batch.test_device(mps(replace(inputs, cfg=quiet)))
+    self_test_batch.test_device(replace(inputs, cfg=quiet), Mps())
     assert len(calls) == 1

@@ -21,6 +21,8 @@ many heads there are and of which type; mtp_heads.safetensors holds their weight
 Axes: B rows, L positions, K heads, V vocabulary, D width. Needs transformers >= 5.0.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,6 @@ from transformers.utils import cached_file
 
 HEADS_FILE = "mtp_heads.safetensors"
 AUTO_MAP = {"AutoModelForCausalLM": "modeling_wmtp.WMTPForCausalLM"}
-HEAD_TYPES = ("linear", "residual", "block")
 # By model type: the stock class, and where in it the layers and the final norm are. An
 # Auto class in its place could lead back to this file.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
@@ -81,6 +82,30 @@ class BlockHead(nn.Module):
         return self.norm(output[0] if isinstance(output, tuple) else output)
 
 
+@dataclass(frozen=True)
+class HeadType:
+    """What a head k >= 1 computes.
+
+    `make` takes the config of the base, its last layer and its final norm.
+    """
+
+    make: Callable[[Any, nn.Module, nn.Module], nn.Module]
+    before_norm: bool = False  # whether it reads the state before the final norm
+    own_unembedding: bool = False  # its output are logits, no state
+
+
+HEAD_TYPES = {
+    "linear": HeadType(
+        lambda c, layer, norm: nn.Linear(c.hidden_size, c.vocab_size, bias=False),
+        own_unembedding=True,
+    ),
+    "residual": HeadType(lambda config, layer, norm: ResidualHead(config.hidden_size)),
+    "block": HeadType(
+        lambda config, layer, norm: BlockHead(layer, norm, config), before_norm=True
+    ),
+}
+
+
 class WMTPForCausalLM(PreTrainedModel, GenerationMixin):
     """A stock causal model, `base`, and beside it the heads k >= 1, `mtp_heads`."""
 
@@ -98,7 +123,7 @@ class WMTPForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(base.config)
         self.base = base
         self.generation_config = base.generation_config
-        self.head_type = head_type
+        self.head_type = HEAD_TYPES[head_type]
         named = {str(k): self._new_head() for k in range(1, num_heads)}
         self.mtp_heads = nn.ModuleDict(named)
         self.post_init()
@@ -108,13 +133,7 @@ class WMTPForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _new_head(self) -> nn.Module:
         """A head with random weights."""
-        width, head = self.config.hidden_size, nn.Module()
-        if self.head_type == "linear":
-            head = nn.Linear(width, self.config.vocab_size, bias=False)
-        elif self.head_type == "residual":
-            head = ResidualHead(width)
-        else:
-            head = BlockHead(*self._last_layer_and_norm(), self.config)
+        head = self.head_type.make(self.config, *self._last_layer_and_norm())
         return head.apply(self.base._init_weights)
 
     @classmethod
@@ -237,12 +256,12 @@ class WMTPForCausalLM(PreTrainedModel, GenerationMixin):
     def _head_logits(self, head: Any, seen: dict, keep: int) -> Tensor:
         """Logits [B, L, V] of a head at the last `keep` positions; 0 keeps all."""
         seen = moved(seen, next(head.parameters()).device)
-        if self.head_type == "block":
+        unembed = self.get_output_embeddings()
+        if self.head_type.before_norm:
             state = head(seen["before"], *seen["args"], **seen["kwargs"])[:, -keep:]
         else:
             state = head(seen["after"][:, -keep:])
-        unembed = self.get_output_embeddings()
-        return state if self.head_type == "linear" else unembed(state)
+        return state if self.head_type.own_unembedding else unembed(state)
 
 
 def described(config: Any) -> tuple[Any, int, str]:

@@ -1,0 +1,254 @@
+"""A run folder that is held: made or found again, locked, with its inputs and log.
+
+cfg = config_in_force(cfg, resume, overrides, NAME)
+with open_run(cfg, resume, NAME, computed_by) as run:
+    ...
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shared.config.fields import Config
+from shared.config.layers import dump_config, load_config
+from shared.data.tokenizer import load_tokenizer
+from shared.files import write_text
+from shared.run.inputs import Inputs, read_inputs
+from shared.run.report import finish, log_inputs, log_signals, summarize
+from shared.signals.columns import needed
+from shared.signals.kept import Signals, keep_signals, read_signals
+from shared.signals.measure import collect, passes_of
+from shared.signals.passes import FrozenModel, Pass
+from shared.state import run_folder
+from shared.state.checkpoints import Progressed, steps_in
+from shared.state.header import read_header
+from shared.state.model_source import keep_tokenizer
+from shared.state.portable_state import check_state, is_state, read_state
+from shared.tracking import console
+
+log = logging.getLogger("wmtp")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run, while its trainer holds the folder.
+
+    Attributes:
+      path: its folder.
+      cfg, inputs: what it runs and on what.
+      resumed: whether it goes on with an earlier session.
+      step: of the checkpoint that was asked for; None is the newest.
+      adopted: the exported folder whose state becomes its first checkpoint, if any.
+    """
+
+    path: Path
+    inputs: Inputs
+    resumed: bool = False
+    step: int | None = None
+    adopted: Path | None = None
+    started: float = field(default_factory=time.perf_counter)
+    _passes: list[Pass] = field(default_factory=list)
+    _kept: Signals | None = None
+
+    @property
+    def cfg(self) -> Config:
+        return self.inputs.cfg
+
+    def find_signals(self, computed_by: dict[str, str]) -> None:
+        """Reads the signals that the run has kept, or what caches hold of them."""
+        cfg, scored = self.cfg, self.inputs.scored
+        folder = self.path / "signals"
+        if needed(cfg):
+            self._kept = read_signals(folder, cfg.algorithm.signals, scored)
+        if self._kept is None:
+            self._passes = passes_of(cfg, self.inputs.models, computed_by)
+            for wanted in self._passes:
+                wanted.read()
+
+    def missing(self) -> list[tuple[FrozenModel, list[Pass]]]:
+        """The passes that no cache holds, by the model that is asked."""
+        left = [wanted for wanted in self._passes if wanted.values is None]
+        return [
+            (model, asked)
+            for model in self.inputs.models.values()
+            if (asked := [wanted for wanted in left if wanted.model is model])
+        ]
+
+    def signals(self) -> Signals:
+        """Its signals, from now on kept in its folder; nothing may be `missing`."""
+        if self._kept is None:
+            self._kept = collect(self.cfg, self._passes, self.inputs.scored)
+            if self._kept.columns:
+                keep_signals(self.path / "signals", self._kept, self.inputs.scored)
+        log_signals(self._kept)
+        return self._kept
+
+    def finish(
+        self,
+        done: Progressed,
+        steps: int,
+        num_steps: int,
+        machine: dict[str, Any],
+        ui_command: str,
+    ) -> dict[str, Any]:
+        """Writes `summary.json` and says how it ended; returns the summary.
+
+        Args:
+          steps: made so far, of `num_steps`.
+          machine: what the backend adds: parameters, device, peak memory, versions.
+        """
+        signals = self._kept or Signals()
+        summary = summarize(self.inputs, signals, done, steps, num_steps, machine)
+        summary["seconds"] = round(time.perf_counter() - self.started, 1)
+        finish(self.path, self.cfg, summary, ui_command)
+        return summary
+
+    def finished_already(self, start: int, num_steps: int) -> dict | None:
+        """The summary of a run whose checkpoint is its end; None if it goes on."""
+        file = self.path / "summary.json"
+        if start >= num_steps and file.exists():
+            log.info("the run is finished: nothing to go on with in %s", self.path)
+            return json.loads(file.read_text())
+        return None
+
+
+def config_in_force(
+    cfg: Config, resume: str, overrides: dict[str, Any], backend: str
+) -> Config:
+    """`cfg`, or with `resume` the saved config of what goes on; nothing is written.
+
+    Args:
+      resume: a run or checkpoint, or an exported folder of either backend; of `cfg`
+        only output_dir is read then.
+      overrides: fields given explicitly; of an export the machine's may change too.
+
+    Raises:
+      ValueError: if there is no such run, the other backend has written it, or a field
+        may not change.
+    """
+    if not resume:
+        return cfg
+    if _is_export(Path(resume), backend):
+        header, _ = read_header(Path(resume))
+        changed = run_folder.changed_config(
+            header.config, overrides, resume, free=("machine.",)
+        )
+        name = overrides.get("run_name", "")
+        return replace(changed, output_dir=cfg.output_dir, run_name=name)
+    path, _ = run_folder.find(resume, cfg.output_dir)
+    run_folder.check_backend(
+        path, backend, "to go on: export it there, --resume the folder here"
+    )
+    saved = run_folder.resumed_config(path, overrides)
+    return replace(saved, output_dir=str(path.parent), run_name=path.name)
+
+
+@contextmanager
+def open_run(
+    cfg: Config, resume: str, backend: str, computed_by: dict[str, str]
+) -> Iterator[Run]:
+    """Makes the folder of a new run, or finds that of a resumed one, and holds it.
+
+    Args:
+      cfg: as `config_in_force` gives it.
+      resume: as there.
+      backend: package of the trainer.
+      computed_by: kind of the device and versions of the library that computes, by
+        which signals are known.
+
+    Raises:
+      ValueError: for anything the user can mend. Nothing is left behind of a run that
+        was to be made of a folder and came to no checkpoint.
+    """
+    if not resume:
+        inputs = read_inputs(cfg, backend)
+        path, named = run_folder.create(inputs.cfg)
+        run = Run(path=path, inputs=replace(inputs, cfg=named))
+    elif _is_export(Path(resume), backend):
+        run = _adopt(cfg, Path(resume), backend)
+    else:
+        run = _find(cfg, resume, backend)
+    held = run_folder.lock(run.path)
+    try:
+        if run.resumed:
+            _keep_changes(run.path / "config.yaml", run.cfg)
+        run_folder.check_inputs(run.path, run.inputs.digests)
+        keep_tokenizer(run.path, run.inputs.tokenizer)
+        console.setup_logging(run.path, run.cfg.verbose)
+        log_inputs(run.inputs)
+        run.find_signals(computed_by)
+        yield run
+    except BaseException:
+        if run.adopted and not steps_in(run.path / "checkpoints"):
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    finally:
+        console.close_logging()
+        held.release()
+
+
+def look(cfg: Config, resume: str, backend: str) -> Inputs:
+    """What `--dry-run` looks at: the inputs of a run that is not made.
+
+    Args: as of `open_run`.
+    """
+    if resume and _is_export(Path(resume), backend):
+        read_state(Path(resume))
+        with tempfile.TemporaryDirectory() as folder:
+            there = replace(cfg, output_dir=folder)
+            inputs = _adopt(there, Path(resume), backend).inputs
+        return replace(inputs, cfg=replace(inputs.cfg, output_dir=cfg.output_dir))
+    path = Path(cfg.output_dir) / cfg.run_name if resume else None
+    return read_inputs(cfg, backend, path)
+
+
+def _find(cfg: Config, resume: str, backend: str) -> Run:
+    """The run that goes on, its inputs held against those that it was started with."""
+    path, step = Path(cfg.output_dir) / cfg.run_name, run_folder.named_step(resume)
+    inputs = read_inputs(cfg, backend, path)
+    if run_folder.recorded_inputs(path):  # said before anything is written
+        run_folder.check_inputs(path, inputs.digests)
+    return Run(path=path, inputs=inputs, resumed=True, step=step)
+
+
+def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
+    """A new run that goes on from an exported folder, whichever backend has written it.
+
+    Model, moments, position in the data, signals and tokenizer come along, so that the
+    run needs neither the folder nor any reference afterwards.
+    """
+    header = check_state(folder)
+    path, cfg = run_folder.create(cfg)
+    try:
+        run_folder.check_inputs(path, header.inputs | {"backend": backend})
+        if (folder / "signals").is_dir():
+            shutil.copytree(folder / "signals", path / "signals")
+        if header.inputs.get("tokenizer") != load_tokenizer("bytes").digest:
+            keep_tokenizer(path, load_tokenizer(str(folder)))
+        inputs = read_inputs(cfg, backend, path)
+        run_folder.check_inputs(path, inputs.digests)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Run(path=path, inputs=inputs, resumed=True, adopted=folder)
+
+
+def _keep_changes(file: Path, cfg: Config) -> None:
+    """What was changed on the way stays changed at the next resume."""
+    saved = load_config(file)
+    if replace(saved, output_dir=cfg.output_dir, run_name=cfg.run_name) != cfg:
+        write_text(file, dump_config(cfg))
+
+
+def _is_export(path: Path, backend: str) -> bool:
+    """Whether a new run has to be made of it; not so a checkpoint of a run of ours."""
+    run = path.absolute().parent.parent
+    own = run_folder.recorded_inputs(run).get("backend") == backend
+    return is_state(path) and not (own and path.absolute().parent.name == "checkpoints")

@@ -1,0 +1,51 @@
+"""The validation split: unweighted nll of every head, how good the values are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shared import weighting
+from shared.config.fields import Config
+from shared.data.batches import Batch
+
+
+def eval_metrics(
+    results: list[dict[str, Any]], batches: list[Batch], cfg: Config
+) -> dict[str, float]:
+    """`eval_nll_head_k` in nats over every target; of values what they explain.
+
+    Args:
+      results: of each batch `nll_K` and `count_K`, and `value_BL` and `return_BL` where
+        a value head is trained.
+    """
+    nll_K = sum(np.asarray(r["nll_K"], np.float64) for r in results)
+    count_K = sum(np.asarray(r["count_K"], np.float64) for r in results)
+    mean_K = nll_K / np.maximum(count_K, 1)
+    metrics = {f"eval_nll_head_{k}": float(mean_K[k]) for k in range(cfg.heads.count)}
+    if cfg.algorithm.value_head:
+        pairs = [(result["value_BL"], result["return_BL"]) for result in results]
+        metrics["eval_explained_variance"] = value_errors(pairs, batches)[1]
+    return metrics
+
+
+def value_errors(
+    pairs: Sequence[tuple[Any, Any]], batches: list[Batch]
+) -> tuple[float, float]:
+    """Mean squared error and explained variance of the values over some batches.
+
+    Args:
+      pairs: `(value_BL, return_BL)` of each, the returns fixed (gae_lambda 1).
+    """
+    value_N, return_N = (
+        np.concatenate(
+            [
+                np.asarray(pair[of])[weighting.read_positions(batch.target_BL)]
+                for pair, batch in zip(pairs, batches, strict=True)
+            ]
+        ).astype(np.float64)
+        for of in (0, 1)
+    )
+    everything = np.ones(value_N.shape, bool)
+    explained = weighting.explained_variance(return_N, value_N, everything)
+    return float(np.mean((value_N - return_N) ** 2)), float(explained)

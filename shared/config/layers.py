@@ -192,7 +192,7 @@ def _load(source: Any, where: str) -> Any:
     data = _read_bytes(source, where)
     try:
         text = data.decode("utf-8-sig")
-        return yaml.load(text, _Strict)
+        return _Strict(text).get_single_data()  # a SafeLoader
     except UnicodeDecodeError as error:
         line, reason = data.count(b"\n", 0, error.start), "not UTF-8 text"
     except yaml.MarkedYAMLError as error:

@@ -85,7 +85,13 @@ def rewards(
             name: _pseudo_rewards(nll, splits[name])
             for name, nll in found["ref_nll"].items()
         }
-    mean, deviation = (float(x) for x in weighting.reward_moments(raw["train"]))
+    # A document without targets is nobody's reward: 0 here, and in no moment.
+    rated = {
+        name: np.array([document.target.any() for document in split.documents])
+        for name, split in splits.items()
+    }
+    moments = weighting.reward_moments(raw["train"][rated["train"]])
+    mean, deviation = (float(x) for x in moments)
     if deviation < weighting.SMALLEST_REWARD_DEVIATION:
         log.warning(
             "rewards of the train split are all alike (deviation %.1e): the critic has "
@@ -93,7 +99,11 @@ def rewards(
             deviation,
         )
     white = {
-        name: tuple(np.asarray(weighting.whiten(x, mean, deviation)).reshape(-1, 1))
+        name: tuple(
+            np.where(rated[name], weighting.whiten(x, mean, deviation), 0).reshape(
+                -1, 1
+            )
+        )
         for name, x in raw.items()
     }
     said = f"whitened (mean {mean:.3f}, deviation {deviation:.3f} before)"

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from shared.config.fields import HeadsConfig
+from shared.signals.columns import rewards
 from shared.signals.measure import collect, passes_of
 from shared.state.frozen_models import untrained_reference
+from tests import oracle
 from tests.signal_passes import Model, assert_right, config_of, frozen_of, split_of
 
 SPLITS = {
@@ -93,3 +95,27 @@ def test_nothing_random_is_in_a_batch_of_a_pass(tmp_path):
         np.testing.assert_array_equal(
             batch.permutation_BL, np.broadcast_to(np.arange(L), batch.tokens_BL.shape)
         )
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_documents_without_targets_are_in_no_moment_of_the_rewards(named):
+    """Their prompt fills the row: they have no pseudo reward, and weigh nothing."""
+    splits = {name: split_of([9] * 6, name=name) for name in ("train", "validation")}
+    for split in splits.values():
+        for document in split.documents[::2]:
+            document.target[:] = False
+    raw = np.array([9.0, 1.0, 9.0, 3.0, 9.0, 5.0], np.float32)
+    nll = tuple(
+        -x * d.target for x, d in zip(raw, splits["train"].documents, strict=True)
+    )
+    if named:
+        found = {"reward_score": dict.fromkeys(splits, tuple(raw[:, None]))}
+    else:
+        found = {"ref_nll": dict.fromkeys(splits, nll)}
+    white, said = rewards(found, splits, {"reward model": "a model"})
+    right = oracle.whiten([1.0, 3.0, 5.0], *oracle.reward_moments([1.0, 3.0, 5.0]))
+    for values in white.values():
+        flat = np.concatenate(values)
+        np.testing.assert_allclose(flat[1::2], right, atol=1e-6)
+        assert not flat[::2].any() and flat.dtype == np.float32
+    assert "mean 3.000, deviation 1.633" in said

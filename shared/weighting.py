@@ -313,10 +313,14 @@ def value_loss(
     target_BL: Bool[Array, "B L"],
 ) -> tuple[Array, Array]:
     """`(sum, count)` of `(value[j-1] - return[j-1])^2` over the targets `j`."""
-    xp = array_namespace(value_BL, return_BL, target_BL)
-    read_BL = read_positions(target_BL)
-    error_BL = where(xp, read_BL, value_BL - return_BL)
-    return xp.sum(error_BL**2), xp.sum(xp.astype(read_BL, value_BL.dtype))
+    return squared_errors(value_BL, return_BL, read_positions(target_BL))
+
+
+def squared_errors(value: Array, return_: Array, counts: Array) -> tuple[Array, Array]:
+    """`(sum, count)` of `(value - return)^2` where `counts` is True; any one shape."""
+    xp = array_namespace(value, return_)
+    error = where(xp, counts, value - return_)
+    return xp.sum(error**2), xp.sum(xp.astype(counts, value.dtype))
 
 
 def z_score(

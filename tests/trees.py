@@ -79,6 +79,7 @@ def shapes(cfg, heads, *, value=False):
     }[heads.type]
     tree = {"trunk": trunk, "heads": stack(of_heads, extra) if extra else {}}
     of_value = {"inner": (D, D // 2), "inner_bias": (D // 2,), "outer": (D // 2,)}
+    of_value |= {"mean": (D,), "deviation": (D,)}
     return tree | ({"value": of_value | {"outer_bias": ()}} if value else {})
 
 

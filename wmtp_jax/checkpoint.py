@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from shared.config.fields import Config
 from shared.state.checkpoints import newest_whole
+from wmtp_jax import critic
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import TrainState, abstract_state
@@ -106,9 +107,12 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
     # Restoring into the live state's structure, never "as saved": a tuple that comes
     # back as a list is a different optimizer state.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tree = jax.eval_shape(_to_tree, like)
+    folder = Path(manager.directory) / str(step) / "state"
+    older = "value" in like.params and _lacks_standards(folder)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-        jax.eval_shape(_to_tree, like),
+        critic.without_standards(tree) if older else tree,
     )
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
@@ -117,8 +121,16 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
     position = dict(restored["position"])
     if _checksum(restored["state"]) != position.pop("checksum"):
         raise ValueError("its arrays do not have the checksum they were saved with")
-    state = TrainState(**restored["state"])
+    found = restored["state"]
+    state = TrainState(**(critic.with_standards(found) if older else found))
     return replace(state, key=jax.random.wrap_key_data(state.key)), position
+
+
+def _lacks_standards(folder: Path) -> bool:
+    """Whether the value head is of before it standardised what it reads."""
+    with ocp.StandardCheckpointer() as reader:
+        names = reader.metadata(folder).item_metadata.tree["params"]["value"]
+    return "mean" not in names
 
 
 def _to_tree(state: TrainState) -> dict[str, Any]:

@@ -1,29 +1,36 @@
 """The value head, and its first stage: trained alone on a frozen trunk.
 
-Axes: B rows, L positions, D width, F = D // 2.
+Axes: B rows, L positions, M rows of an update in stage 1, D width, F = D // 2.
 """
 
-from itertools import islice
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from shared import algorithms, weighting
 from shared.algorithms import Values
 from shared.config.fields import Config
-from shared.data.batches import Batch, TrainBatches
-from shared.run.stage1 import Stage1
-from wmtp_jax import model
+from shared.data.batches import Batch
+from shared.run.stage1 import EPSILON, Stage1
+from wmtp_jax import model, sharding
+
+STANDARDS = ("mean", "deviation")  # of what the head reads; stage 1 measures them
 
 
 def init_value_head(key: jax.Array, width: int) -> model.Params:
     """Linear D -> D // 2, ReLU, Linear -> 1, with biases; the last layer starts at 0.
 
-    A zero last layer makes the first values 0, the mean of whitened rewards.
+    A zero last layer makes the first values 0, the mean of whitened rewards. What the
+    head reads is standardised by `mean` and `deviation`, which stage 1 measures.
     """
     half = max(1, width // 2)
     return {
+        "mean": jnp.zeros((width,)),
+        "deviation": jnp.ones((width,)),
         "inner": jax.random.normal(key, (width, half)) * width**-0.5,
         "inner_bias": jnp.zeros((half,)),
         "outer": jnp.zeros((half,)),
@@ -31,9 +38,44 @@ def init_value_head(key: jax.Array, width: int) -> model.Params:
     }
 
 
+def without_standards(tree: dict[str, Any]) -> dict[str, Any]:
+    """A state as it was before value heads had `mean` and `deviation`."""
+
+    def older(node: Any) -> Any:
+        if not _is_value_head(node):
+            return node
+        return {name: x for name, x in node.items() if name not in STANDARDS}
+
+    return jax.tree.map(older, tree, is_leaf=_is_value_head)
+
+
+def with_standards(tree: dict[str, Any]) -> dict[str, Any]:
+    """Such a state as it is now: its head reads the trunk's states as they are."""
+
+    def newer(node: Any, deviation: float) -> Any:
+        if not _is_value_head(node):
+            return node
+        zeros = jnp.zeros((node["inner"].shape[0],), node["inner"].dtype)
+        return {**node, "mean": zeros, "deviation": zeros + deviation}
+
+    def all_newer(part: Any, deviation: float) -> Any:
+        return jax.tree.map(
+            lambda node: newer(node, deviation), part, is_leaf=_is_value_head
+        )
+
+    params, moments = all_newer(tree["params"], 1.0), all_newer(tree["opt_state"], 0.0)
+    return {**tree, "params": params, "opt_state": moments}
+
+
+def _is_value_head(node: Any) -> bool:
+    return isinstance(node, dict) and {"inner", "outer_bias"} <= node.keys()
+
+
 def read_values(head: model.Params, hidden_BLD: jax.Array) -> jax.Array:
     """`value_BL`: what the head says at each position, float32."""
+    mean_D, deviation_D = jax.lax.stop_gradient((head["mean"], head["deviation"]))
     hidden_BLD = hidden_BLD.astype(head["inner"].dtype)
+    hidden_BLD = (hidden_BLD - mean_D[None, None]) / deviation_D[None, None]
     inner_BLF = jnp.einsum("bld,df->blf", hidden_BLD, head["inner"])
     inner_BLF = jax.nn.relu(inner_BLF + head["inner_bias"][None, None])
     return jnp.einsum("blf,f->bl", inner_BLF, head["outer"]) + head["outer_bias"]
@@ -84,59 +126,52 @@ def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
     ).hidden_BLD
 
 
-def make_stage1_step(cfg: Config, tx: optax.GradientTransformation):
-    """One jitted update of the value head over `[A, B, L]` micro-batches."""
+def make_stage1_step(
+    cfg: Config, tx: optax.GradientTransformation, mesh: Mesh
+) -> Callable[..., Any]:
+    """One jitted update of the value head over rows `[M, D]`; all devices take part."""
 
-    def micro(carry, batch: Batch, head, trunk):
-        hidden_BLD = _frozen_hidden(trunk, batch, cfg)
-        member_BLS = algorithms.members_of(batch)
+    def step(head, opt_state, state_MD, return_M, counts_M):
+        def mean_error(head):
+            value_M = read_values(head, state_MD[None])[0]
+            total, count = weighting.squared_errors(value_M, return_M, counts_M)
+            return weighting.ratio(total, count)
 
-        def value_sum(head):
-            return value_loss(head, hidden_BLD, batch, member_BLS, cfg)[1]
+        loss, gradient = jax.value_and_grad(mean_error)(head)
+        updates, opt_state = tx.update(gradient, opt_state, head)
+        return optax.apply_updates(head, updates), opt_state, loss
 
-        (total, count), grad = jax.value_and_grad(value_sum, has_aux=True)(head)
-        return jax.tree.map(jnp.add, carry, (total, count, grad)), None
-
-    def step(head, opt_state, trunk, batches: Batch):
-        zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, head))
-        (total, count, grad), _ = jax.lax.scan(
-            lambda carry, batch: micro(carry, batch, head, trunk), zeros, batches
-        )
-        grad = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grad)
-        updates, opt_state = tx.update(grad, opt_state, head)
-        return (
-            optax.apply_updates(head, updates),
-            opt_state,
-            weighting.ratio(total, count),
-        )
-
-    return jax.jit(step, donate_argnames=("opt_state",))
+    whole = sharding.replicated(mesh)
+    rows = sharding.split_rows(mesh, micro_batches=False)
+    return jax.jit(step, in_shardings=(whole, whole, rows, rows, rows))
 
 
 def train_value_head(
-    head: model.Params,
-    trunk: model.Params,
-    cfg: Config,
-    train: TrainBatches,
-    validation: list[Batch],
-) -> tuple[model.Params, Stage1]:
-    """Stage 1: only the value head learns; the best one, and how it was found."""
+    head: model.Params, trunk: model.Params, cfg: Config, stage1: Stage1, mesh: Mesh
+) -> model.Params:
+    """Stage 1: only the value head learns; the best one."""
+    hidden = sharding.jit_pass(
+        lambda trunk, batch: _frozen_hidden(trunk, batch, cfg), mesh
+    )
+    for batch in stage1.batches():
+        stage1.keep(hidden(trunk, batch))
+    values = sharding.jit_pass(lambda head, x: read_values(head, x[None])[0], mesh)
+
+    def is_best(head: model.Params, loss: Any = 0.0) -> bool:
+        found = [values(head, state_MD) for state_MD in stage1.validation()]
+        return stage1.measured(found, loss)
+
+    is_best(head)
+    start = jax.device_put(stage1.start(), sharding.replicated(mesh))
+    head = best = start if is_best(start) else head
     tx = optax.chain(
         optax.clip_by_global_norm(cfg.optimizer.clip_norm),
-        optax.adam(cfg.critic.stage1_lr),
+        optax.adam(cfg.critic.stage1_lr, eps=EPSILON),
     )
-    step = make_stage1_step(cfg, tx)
-    read = jax.jit(
-        lambda head, trunk, batch: fixed_returns(
-            head, _frozen_hidden(trunk, batch, cfg), batch, cfg
-        )
-    )
-    best, opt_state, stage1 = head, tx.init(head), Stage1(cfg.critic)
-    stage1.measured([read(head, trunk, batch) for batch in validation], validation)
-    for epoch in stage1:
-        for batches in islice(train, train.steps_per_epoch(epoch - 1)):
-            head, opt_state, loss = step(head, opt_state, trunk, batches)
-        values = [read(head, trunk, batch) for batch in validation]
-        if stage1.measured(values, validation, loss):
+    step, opt_state = make_stage1_step(cfg, tx, mesh), tx.init(head)
+    for epoch in stage1.epochs():
+        for rows in stage1.rows(epoch):
+            head, opt_state, loss = step(head, opt_state, *rows)
+        if is_best(head, loss):
             best = head
-    return best, stage1
+    return best

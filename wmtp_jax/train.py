@@ -6,22 +6,24 @@ jitted step, the loop, summary. `docs/reading.md` walks through all that it call
 
 import sys
 from contextlib import closing
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from optax import GradientTransformation
 
 from shared.config.fields import Config
-from shared.data.batches import Batch, TrainBatches
+from shared.data.batches import TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
 from shared.run.inputs import count_steps, make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.stage1 import Stage1
+from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed
 from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
@@ -55,12 +57,13 @@ def train(
         if run.adopted:
             adopt(run.adopted, run.path, cfg)
         measure_signals(run, mesh)
-        training, validation = make_batches(cfg, run.inputs.splits, run.signals())
+        signals = run.signals()
+        training, validation = make_batches(cfg, run.inputs.splits, signals)
         num_steps = count_steps(cfg, training)
         tx = make_optimizer(cfg, num_steps)
         folder, keep = run.path / "checkpoints", cfg.train.keep_checkpoints
         with closing(checkpoint.open_manager(folder, keep=keep)) as manager:
-            start, state, done = begin(run, manager, tx, training, validation)
+            start, state, done = begin(run, manager, tx, training, signals, mesh)
             if (summary := run.finished_already(start, num_steps)) is not None:
                 return summary
             checkpoint.drop_after(manager, start)
@@ -96,7 +99,8 @@ def begin(
     manager: checkpoint.Manager,
     tx: GradientTransformation,
     training: TrainBatches,
-    validation: list[Batch],
+    signals: Signals,
+    mesh: Mesh,
 ) -> tuple[int, TrainState, Progressed]:
     """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
 
@@ -111,10 +115,10 @@ def begin(
         training.restore(done.data)
         return start, state, done
     state, done = make_state(cfg, tx), Progressed(training.state())
-    if cfg.algorithm.value_head:
+    if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
         trunk, head = state.params["trunk"], state.params["value"]
-        of_stage1 = copy(training)
-        head, stage1 = critic.train_value_head(head, trunk, cfg, of_stage1, validation)
+        with Stage1(run, signals, devices=mesh.size) as stage1:
+            head = critic.train_value_head(head, trunk, cfg, stage1, mesh)
         done.stage1 = stage1.summary()
         state = replace(state, params={**state.params, "value": head})
     return 0, state, done

@@ -1,17 +1,18 @@
 """The value head's targets, and its first stage: trained alone on a frozen trunk.
 
-Axes: B rows, L positions, D width.
+Axes: B rows, L positions, M rows of an update in stage 1, D width.
 """
 
-from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shared import algorithms, weighting
 from shared.algorithms import Values
-from shared.data.batches import Batch, TrainBatches, micro_batches
-from shared.run.stage1 import Stage1
+from shared.data.batches import Batch
+from shared.run.stage1 import EPSILON, Stage1
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.model import WMTP, forward
 
@@ -45,61 +46,55 @@ def fixed_returns(
 
 
 @torch.no_grad()
-def _frozen_hidden(model: WMTP, batch: Batch) -> Tensor:
-    return forward(
-        model, batch.tokens_BL, batch.positions_BL, batch.document_BL
-    ).hidden_BLD
+def _frozen_hidden(model: WMTP, batch: Batch) -> np.ndarray:
+    batch = to_device(batch, model.device)
+    outputs = forward(model, batch.tokens_BL, batch.positions_BL, batch.document_BL)
+    return outputs.hidden_BLD.float().cpu().numpy()
 
 
-def _read(model: WMTP, batches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
-    """What the value head says of each batch, and its fixed returns, on the CPU."""
-    pairs = []
-    for batch in batches:
-        batch = to_device(batch, model.device)
-        pair = fixed_returns(model, _frozen_hidden(model, batch), batch)
-        pairs.append((pair[0].cpu(), pair[1].cpu()))
-    return pairs
-
-
-def _update(model: WMTP, adam: torch.optim.Optimizer, batches: Batch) -> Tensor:
-    """One update of the value head over `[A, B, L]` micro-batches; the value loss."""
-    cfg = model.cfg
+def _update(
+    model: WMTP, adam: torch.optim.Optimizer, rows: tuple[np.ndarray, ...]
+) -> Tensor:
+    """One update of the value head over rows `[M, D]`; the value loss."""
+    state_MD, return_M, counts_M = (torch.from_numpy(x).to(model.device) for x in rows)
     adam.zero_grad(set_to_none=True)
-    total = count = torch.zeros((), device=model.device)
-    for batch in micro_batches(batches):
-        hidden_BLD, member_BLS = (
-            _frozen_hidden(model, batch),
-            algorithms.members_of(batch),
-        )
-        _, (value_sum, targets) = value_loss(model, hidden_BLD, batch, member_BLS)
-        value_sum.backward()
-        total, count = total + value_sum.detach(), count + targets
-    gradients = [parameter.grad for parameter in model.value_head.parameters()]
-    for gradient in gradients:
-        gradient.div_(count.clamp(min=1.0))
-    norm = torch.nn.utils.get_total_norm(gradients)
-    for gradient in gradients:
-        gradient.mul_((cfg.optimizer.clip_norm / norm).clamp(max=1.0))
+    value_M = model.value_head(state_MD)
+    loss = weighting.ratio(*weighting.squared_errors(value_M, return_M, counts_M))
+    loss.backward()
+    trained = [p for group in adam.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(trained, model.cfg.optimizer.clip_norm)
     adam.step()
-    return weighting.ratio(total, count)
+    return loss.detach()
 
 
-def train_value_head(
-    model: WMTP, train: TrainBatches, validation: list[Batch]
-) -> Stage1:
+def train_value_head(model: WMTP, stage1: Stage1) -> None:
     """Stage 1: only the value head learns; leaves the best one in the model."""
     cfg, head = model.cfg, model.value_head
-    adam = torch.optim.Adam(head.parameters(), lr=cfg.critic.stage1_lr)
+    for batch in stage1.batches():
+        stage1.keep(_frozen_hidden(model, batch))
+
+    @torch.no_grad()
+    def is_best(loss: Any = 0.0) -> bool:
+        found = [
+            head(torch.from_numpy(state_MD).to(model.device)).cpu()
+            for state_MD in stage1.validation()
+        ]
+        return stage1.measured(found, loss)
 
     def copied() -> dict[str, Tensor]:
         return {name: x.detach().clone() for name, x in head.state_dict().items()}
 
-    best, stage1 = copied(), Stage1(cfg.critic)
-    stage1.measured(_read(model, validation), validation)
-    for epoch in stage1:
-        for batches in islice(train, train.steps_per_epoch(epoch - 1)):
-            loss = _update(model, adam, to_device(batches, model.device))
-        if stage1.measured(_read(model, validation), validation, loss):
+    is_best()
+    best = copied()
+    head.start(stage1.start())
+    if is_best():
+        best = copied()
+    head.load_state_dict(best)
+    trained = [*head.inner.parameters(), *head.outer.parameters()]
+    adam = torch.optim.Adam(trained, lr=cfg.critic.stage1_lr, eps=EPSILON)
+    for epoch in stage1.epochs():
+        for rows in stage1.rows(epoch):
+            loss = _update(model, adam, rows)
+        if is_best(loss):
             best = copied()
     head.load_state_dict(best)
-    return stage1

@@ -50,8 +50,8 @@ def init_params(model: WMTP) -> None:
     for name, parameter in named(model).items():
         generator = generators[group_of(name)]
         if parameter.ndim == 1:
-            norm = name.endswith("weight")
-            parameter.fill_(1.0 if norm else 0.0)
+            scales = name.endswith(("weight", "deviation"))
+            parameter.fill_(1.0 if scales else 0.0)
         elif re.search(r"(\.|^)outer\.weight$", name):
             parameter.zero_()
         elif name.startswith("value_head."):

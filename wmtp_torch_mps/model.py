@@ -57,17 +57,36 @@ class Outputs:
 
 
 class Value(nn.Module):
-    """Linear D -> D // 2, ReLU, Linear -> 1, with biases; float32."""
+    """Linear D -> D // 2, ReLU, Linear -> 1, with biases, of what is standardised.
+
+    Float32. `mean` and `deviation` are measured by stage 1 and get no gradient.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         half = max(1, width // 2)
+        self.mean = nn.Parameter(torch.zeros(width))
+        self.deviation = nn.Parameter(torch.ones(width))
         self.inner = nn.Linear(width, half)
         self.outer = nn.Linear(half, 1)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         hidden_BLD = hidden_BLD.to(self.inner.weight.dtype)
+        hidden_BLD = (hidden_BLD - self.mean.detach()) / self.deviation.detach()
         return self.outer(functional.relu(self.inner(hidden_BLD))).squeeze(-1)
+
+    @torch.no_grad()
+    def start(self, head: dict[str, np.ndarray]) -> None:
+        """Takes the head that stage 1 begins with (`linear_fit.start_head`)."""
+        for name, parameter in (
+            ("mean", self.mean),
+            ("deviation", self.deviation),
+            ("inner", self.inner.weight),
+            ("inner_bias", self.inner.bias),
+            ("outer", self.outer.weight),
+            ("outer_bias", self.outer.bias),
+        ):
+            parameter.copy_(torch.from_numpy(head[name].T).reshape(parameter.shape))
 
 
 class WMTP(nn.Module):

@@ -5,20 +5,21 @@ loop, summary. `docs/reading.md` walks through all that it calls.
 """
 
 import sys
-from copy import copy
 from functools import partial
 from typing import Any
 
 import torch
 
 from shared.config.fields import Config
-from shared.data.batches import Batch, TrainBatches
+from shared.data.batches import TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
 from shared.run.inputs import count_steps, make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.stage1 import Stage1
+from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed
 from wmtp_torch_mps import checkpoint, critic, report
 from wmtp_torch_mps.checkpoint import NAME
@@ -54,9 +55,10 @@ def train(
             adopt(run.adopted, run.path, cfg, device)
         splits = test_device(run.inputs, device)  # before anything is computed on it
         measure_signals(run, device)
-        training, validation = make_batches(cfg, run.inputs.splits, run.signals())
+        signals = run.signals()
+        training, validation = make_batches(cfg, run.inputs.splits, signals)
         num_steps = count_steps(cfg, training)
-        start, state, done = begin(run, device, training, validation)
+        start, state, done = begin(run, device, training, signals)
         if (summary := run.finished_already(start, num_steps)) is not None:
             return summary
         checkpoint.drop_after(run.path, start)
@@ -87,7 +89,7 @@ def begin(
     run: Run,
     device: torch.device,
     training: TrainBatches,
-    validation: list[Batch],
+    signals: Signals,
 ) -> tuple[int, TrainState, Progressed]:
     """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
 
@@ -102,8 +104,9 @@ def begin(
         training.restore(done.data)
         return start, state, done
     state, done = make_state(cfg, device), Progressed(training.state())
-    if cfg.algorithm.value_head:
-        stage1 = critic.train_value_head(state.params, copy(training), validation)
+    if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
+        with Stage1(run, signals) as stage1:
+            critic.train_value_head(state.params, stage1)
         done.stage1 = stage1.summary()
     return 0, state, done
 

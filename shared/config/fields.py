@@ -127,14 +127,16 @@ class CriticConfig(Checked):
     """of the value loss in stage 2, >= 0"""
     trunk_gradient: bool = False
     """whether the value loss reaches the trunk in stage 2"""
-    stage1_epochs: Annotated[int, ">= 0"] = 3
-    """at most so many passes with the trunk frozen; 0 leaves stage 1 out"""
+    stage1_epochs: Annotated[int, ">= 0"] = 50
+    """at most so many passes over the frozen trunk's states; 0 leaves stage 1 out"""
     stage1_lr: Annotated[float, "> 0"] = 1e-4
     """learning rate of stage 1, > 0"""
     stage1_patience: Annotated[int, ">= 1"] = 10
-    """evaluations without improvement after which stage 1 ends, >= 1"""
+    """passes without improvement after which stage 1 ends, >= 1"""
     stage1_min_delta: Annotated[float, ">= 0"] = 1e-4
     """what counts as an improvement of the validation error, >= 0"""
+    stage1_disk_mib: Annotated[int, ">= 1"] = 4096
+    """of disk that the states may take while stage 1 lasts; more are sampled"""
 
 
 @dataclass(frozen=True, kw_only=True)

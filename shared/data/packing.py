@@ -11,7 +11,7 @@ import numpy as np
 MIN_DOCUMENT = 2  # a shorter one has nothing to predict
 WINDOW = 4096  # documents that are laid out together
 # Streams of one Philox key: 2^192 numbers lie between two of them.
-NOISE, PERMUTATION, ORDER = range(3)
+NOISE, PERMUTATION, ORDER, START = range(4)
 
 
 def generator(seed: int, number: int, stream: int) -> np.random.Generator:

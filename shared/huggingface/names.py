@@ -92,6 +92,7 @@ class Piece:
       columns: of the leaf's last axis; None: all of them.
       turned: whether the file has it [out, in].
       row: whether the file has it with one more axis, of length 1.
+      absent: what fills it where a folder of before has none; None: it must be there.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Piece:
     columns: slice | None = None
     turned: bool = False
     row: bool = False
+    absent: float | None = None
 
     @property
     def leaf(self) -> tuple[int, ...]:
@@ -146,6 +148,8 @@ def pieces_of(
         pieces.append(Piece(UNEMBED, "trunk/unembed", (cfg.vocab_size, D)))
     if "value" in parts:
         pieces += [
+            Piece("value_head.mean", "value/mean", (D,), absent=0.0),
+            Piece("value_head.deviation", "value/deviation", (D,), absent=1.0),
             Piece("value_head.inner.weight", "value/inner", (D, half), turned=True),
             Piece("value_head.inner.bias", "value/inner_bias", (half,)),
             Piece("value_head.outer.weight", "value/outer", (half,), row=True),

@@ -49,6 +49,7 @@ def from_tensors(
     *,
     parts: Collection[str] = (),
     source: str = "the files",
+    moments: bool = False,
 ) -> Params:
     """The tree of these tensors, the inverse of `to_tensors`.
 
@@ -67,7 +68,9 @@ def from_tensors(
     for piece in find_pieces(tensors, cfg, heads, parts=parts, source=source):
         if piece.path not in leaves:
             leaves[piece.path] = np.empty(piece.leaf, np.float32)
-        piece.view(leaves[piece.path])[...] = tensors[piece.name]
+        there = piece.name in tensors
+        found = tensors[piece.name] if there else (0.0 if moments else piece.absent)
+        piece.view(leaves[piece.path])[...] = found
     tree: Params = {} if "score" in parts else {"heads": {}}
     for path, leaf in leaves.items():
         *groups, last = path.split("/")
@@ -99,12 +102,13 @@ def find_pieces(
     pieces = pieces_of(cfg, heads, parts, prefix=prefix)
     _check_names(tensors, pieces, source)
     for piece in pieces:
-        _check_shape(tensors, piece, source)
+        if piece.name in tensors:
+            _check_shape(tensors, piece, source)
     return pieces
 
 
 def _check_names(tensors: Tensors, pieces: list[Piece], source: str) -> None:
-    missing = [piece for piece in pieces if piece.name not in tensors]
+    missing = [p for p in pieces if p.name not in tensors and p.absent is None]
     if missing:
         name, shape = missing[0].name, missing[0].shape
         raise ValueError(

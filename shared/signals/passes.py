@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from shared.config.fields import Config
-from shared.data.batches import Batch, make_batch
+from shared.data.batches import Batch, Columns, make_batch
 from shared.data.documents import Document, Split
 from shared.data.packing import MIN_DOCUMENT, pack_tightly
 from shared.data.tokenizer import Tokenizer
@@ -274,20 +274,22 @@ def ask(
 
     for start in range(0, len(rows), B):
         waiting.append(rows[start : start + B])
-        yield _batch(waiting[-1], split, cfg)
+        yield rows_batch(waiting[-1], split, {}, cfg)
         if len(waiting) == 2:
             take()
     while waiting:
         take()
 
 
-def _batch(rows: Sequence[Sequence[int]], split: Split, cfg: Config) -> Batch:
+def rows_batch(
+    rows: Sequence[Sequence[int]], split: Split, columns: Columns, cfg: Config
+) -> Batch:
     """Rows `[B, L]` of the one shape of training; empty ones fill the last batch."""
     B, L = cfg.data.batch_size, cfg.data.max_length
     return make_batch(
         [*rows, *[[]] * (B - len(rows))],
         split,
-        {},
+        columns,
         shape=(B, L),
         num_documents=max(1, L // MIN_DOCUMENT),
         seed=None,

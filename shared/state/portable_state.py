@@ -212,6 +212,7 @@ def _read_moments(path: Path, cfg: Config) -> dict[str, Params]:
             cfg.heads,
             parts=("value",) if cfg.algorithm.value_head else (),
             source=f"the moment {moment!r} in {path}",
+            moments=True,
         )
         for moment in names
     }

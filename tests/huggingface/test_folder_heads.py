@@ -90,8 +90,10 @@ def test_the_value_head_has_the_layout_of_torch(tmp_path, tokenizer):
     head = torch.nn.ModuleDict(
         {"inner": torch.nn.Linear(16, 8), "outer": torch.nn.Linear(8, 1)}
     )
+    value, standards = params["value"], ("mean", "deviation")
+    for name in standards:
+        assert np.array_equal(found.pop(f"value_head.{name}"), value[name])
     torch.nn.ModuleDict({"value_head": head}).load_state_dict(found)
-    value = params["value"]
     x = np.random.default_rng(1).normal(size=(3, 16)).astype("f4")
     right = np.maximum(x @ value["inner"] + value["inner_bias"], 0) @ value["outer"]
     with torch.no_grad():

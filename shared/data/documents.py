@@ -266,8 +266,7 @@ def _tokenise_split(
     digest = hashlib.sha256()
     documents, num_cut = [], 0
     for example in examples:
-        prompt = tokenizer.encode(example["prompt"])
-        ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
+        ids, own = tokenizer.document(example["prompt"], example["completion"])
         if len(ids) < 2:
             raise ValueError(
                 f"a document must have at least 2 tokens, got {len(ids)} for example "
@@ -275,9 +274,8 @@ def _tokenise_split(
             )
         num_cut += len(ids) > cfg.max_length
         tokens = np.array(ids[: cfg.max_length], np.int32)
-        # The first token of a document is predicted from nothing, so it is no target.
-        first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
-        target = np.arange(len(tokens)) >= first
+        target = np.array(own[: cfg.max_length]) | (cfg.loss_on == "all")
+        target[0] = False  # predicted from nothing
         documents.append(Document(example["id"], tokens, target))
         for part in (example["id"].encode(), tokens.tobytes(), target.tobytes()):
             digest.update(len(part).to_bytes(8, "little") + part)

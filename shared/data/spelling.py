@@ -65,11 +65,10 @@ def unspellable(backend: Any, controls: Mapping[str, int]) -> Any:
     names = {token: name_of(number) for token, number in controls.items()}
     content = json.loads(backend.to_str())
     model = content["model"]
-    if isinstance(model["vocab"], dict):
-        vocab = {names.get(token, token): n for token, n in model["vocab"].items()}
-    else:
-        vocab = [[names.get(token, token), score] for token, score in model["vocab"]]
-    model["vocab"] = vocab
+    if isinstance(vocab := model["vocab"], dict):
+        model["vocab"] = {names.get(token, token): n for token, n in vocab.items()}
+    else:  # with scores
+        model["vocab"] = [[names.get(token, token), score] for token, score in vocab]
     if model.get("unk_token"):
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if "merges" in model:

@@ -185,7 +185,9 @@ def test_the_boundary_where_nothing_tells_offsets(prompt, completion, before):
     tokenizer = wrapped(FromTheRight(eos_token="</s>"), "here")
     ids, own = tokenizer.document(prompt, completion)
     assert tokenizer.decode(ids) == prompt + completion and ids[-1] == 0
-    words = [FromTheRight.words[i] for i, ours in zip(ids, own) if not ours]
+    words = [
+        FromTheRight.words[i] for i, ours in zip(ids, own, strict=True) if not ours
+    ]
     assert words == before
     assert own == sorted(own)
 

@@ -5,7 +5,7 @@ chat in its template, and eos. A model sees at training what it sees at use.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,31 @@ def tokenise(
             "fills a row"
         )
     return Split(name, tuple(documents), num_cut, _digest(documents))
+
+
+def check_rows(
+    splits: Mapping[str, Split], rows: int, tokenizer: Tokenizer, what: str
+) -> None:
+    """Holds the documents against the rows of an embedding.
+
+    A tokenizer may have more ids than a model has rows: many a folder is so, and the
+    ids beyond are padding that no text uses.
+
+    Args:
+      what: has so many rows, for messages.
+
+    Raises:
+      ValueError: naming the first token without a row.
+    """
+    for split in splits.values():
+        for document in split.documents:
+            if (token := int(document.tokens.max())) >= rows:
+                text = tokenizer.implementation.convert_ids_to_tokens(token)
+                raise ValueError(
+                    f"{what} must have a row for every token of the data, got {rows} "
+                    f"rows and token {token} ({text!r}) in example {document.id!r} of "
+                    f"split {split.name!r}"
+                )
 
 
 def _spell(example: Example, tokenizer: Tokenizer, chat: bool) -> Spelled:

@@ -47,6 +47,11 @@ class Split:
     num_cut: int
     digest: str
 
+    @property
+    def num_untargeted(self) -> int:
+        """How many have no target: their prompt leaves no room for a completion."""
+        return sum(not document.target.any() for document in self.documents)
+
 
 def tokenise(
     name: str, examples: Sequence[Example], tokenizer: Tokenizer, cfg: DataConfig

@@ -13,6 +13,7 @@ from itertools import chain, count
 from typing import Any
 
 from shared.data.spelling import RESERVED
+from shared.files import refuse_pointer
 
 # id, prompt, completion; of a chat also `messages`, whose last is the completion and
 # whose others are the prompt to whom texts matter, not tokens.
@@ -157,6 +158,7 @@ def read_lines(file: Traversable) -> Rows:
       ValueError: if the file is missing, unreadable or empty, or a line is not a JSON
         object in UTF-8.
     """
+    refuse_pointer(file)
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:

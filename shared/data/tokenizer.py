@@ -20,6 +20,7 @@ from shared.data.spelling import (
     special_tokens,
     unspellable,
 )
+from shared.files import refuse_pointer
 from shared.messages import first_line
 
 FILES = (
@@ -29,6 +30,12 @@ FILES = (
     "vocab.txt",
     "tokenizer.model",
     "spiece.model",
+)
+BESIDE = (
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
 )
 
 
@@ -213,6 +220,8 @@ def _read_tokenizer(name: str, settings: dict[str, Any], of: str) -> Any:
     if not any((folder / file).is_file() for file in FILES):
         # Of a model's folder without one the library makes an empty tokenizer.
         raise ValueError(f"{required}, got {name!r}, which holds none of {FILES[:3]}")
+    for file in (*FILES, *BESIDE):
+        refuse_pointer(folder / file)
     with quiet_import():
         from transformers import AutoTokenizer
     try:

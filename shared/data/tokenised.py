@@ -103,6 +103,23 @@ def check_rows(
                 )
 
 
+def digest_apart(
+    examples: Sequence[Example], tokenizer: Tokenizer, cfg: DataConfig
+) -> str:
+    """The digest of a split as it was when prompt and completion were tokenised apart.
+
+    Runs that were begun so have it in their folder.
+    """
+    documents = []
+    for example in examples:
+        prompt = tokenizer.spell(example["prompt"])
+        rest = [*tokenizer.spell(example["completion"]), tokenizer.eos_id]
+        own = [False] * len(prompt) + [True] * len(rest)
+        spelled = Spelled([*prompt, *rest], own)
+        documents.append(_document(example["id"], spelled, cfg))
+    return _digest(documents)
+
+
 def _spell(example: Example, tokenizer: Tokenizer, chat: bool) -> Spelled:
     prompt, completion = example["prompt"], example["completion"]
     messages = example.get("messages")

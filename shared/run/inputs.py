@@ -10,7 +10,7 @@ from shared.config.fields import Config
 from shared.data import contamination
 from shared.data.batches import Batch, Columns, TrainBatches, eval_batches
 from shared.data.documents import Split, load_examples, load_splits
-from shared.data.tokenised import check_rows
+from shared.data.tokenised import check_rows, digest_apart
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.folder import check_model, files_digest
 from shared.signals.columns import needs_model
@@ -76,6 +76,8 @@ def read_inputs(cfg: Config, backend: str, resumed: Path | None = None) -> Input
     trains = needs_model(cfg, "reference") and not cfg.reference.model and not kept
     names = SCORED_SPLITS + (("reference",) if trains else ())
     splits = load_splits(cfg.data, tokenizer, splits=names, examples=examples)
+    if resumed is not None:
+        _check_convention(resumed, cfg, tokenizer, examples, splits)
     check_rows(splits, cfg.model.vocab_size, tokenizer, "model.vocab_size")
     models: dict[str, FrozenModel] = {}
     if kept and resumed is not None:
@@ -113,6 +115,29 @@ def _find_models(
     if needs_model(cfg, "reward"):
         found["reward"] = find_reward_model(cfg, examples)
     return found
+
+
+def _check_convention(
+    run: Path,
+    cfg: Config,
+    tokenizer: Tokenizer,
+    examples: dict[str, Any],
+    splits: dict[str, Split],
+) -> None:
+    """Says so where other documents come of how texts were tokenised before.
+
+    With many tokenizers, bytes among them, they are the same.
+    """
+    recorded = run_folder.recorded_inputs(run)
+    for name, split in splits.items():
+        if recorded.get(name, split.digest) == split.digest:
+            continue
+        if recorded[name] == digest_apart(examples[name], tokenizer, cfg.data):
+            raise ValueError(
+                "a resumed run must have the documents it started with, got others: it "
+                "was begun when prompt and completion were tokenised apart, so finish "
+                "it with the version that began it (its export still loads as --model)"
+            )
 
 
 def digest_on_resume(run: Path, cfg: Config) -> dict[str, str]:

@@ -69,7 +69,7 @@ def test_another_shard_of_parquet(tmp_path):
         of.to_parquet(tmp_path / f"{split}-00000-of-00002.parquet")
     (tmp_path / "train-00001-of-00002.parquet").write_text(POINTER)
     with pytest.raises(
-        ValueError, match="00001-of-00002.parquet must be the file itse"
+        ValueError, match=r"00001-of-00002.parquet must be the file itse"
     ):
         data(tmp_path)
 

@@ -4,9 +4,30 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 log = logging.getLogger("wmtp")
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_pointer(file: Path | Traversable) -> None:
+    """Says so where a clone without Git LFS has left a pointer in a file's place.
+
+    Raises:
+      ValueError: if the file is one. A file that cannot be read is its reader's matter.
+    """
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(POINTER))
+    except OSError:
+        return
+    if start == POINTER:
+        raise ValueError(
+            f"{file} must be the file itself, got the Git LFS pointer to it (git lfs "
+            "pull fetches it)"
+        )
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -63,8 +63,12 @@ class DataConfig(Checked):
 
     source: Annotated[str, arg(aliases=["--data"])] = "minis"
     """`minis`, `mbpp`, `humaneval`, `code_contests`, a folder, or one .jsonl file"""
-    format: Literal["auto", "mbpp", "humaneval", "contest", "completion"] = "auto"
+    format: Literal[
+        "auto", "mbpp", "humaneval", "contest", "completion", "messages"
+    ] = "auto"
     """keys of a JSON line; `auto` reads them off the first line of a file"""
+    chat: bool = False
+    """a user's prompt, an assistant's completion, in the tokenizer's chat template"""
     train_split: str = "train"
     """split that is trained on (`train_mini` is the ten-problem one of the minis)"""
     tokenizer: str = ""

@@ -1,23 +1,19 @@
 """What is trained on: sources -> examples -> tokenised documents.
 
 A source is the minis of this package, a data set of the hub, a folder of `SPLIT.jsonl`
-files, or one .jsonl file. Each row is one example: a prompt and its completion. One
-example is one document, `tok(prompt) ++ tok(completion) ++ [eos]`;
-`shared/data/batches.py` lays documents out in rows.
+files, or one .jsonl file. Each row is one example, and one document
+(`shared/data/tokenised.py`); `shared/data/batches.py` lays documents out in rows.
 """
 
-import hashlib
 import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-
-import numpy as np
 
 from shared.config.fields import DataConfig
 from shared.data import hub as hub_data
@@ -30,6 +26,8 @@ from shared.data.examples import (
     read_examples,
     read_lines,
 )
+from shared.data.tokenised import Document as Document
+from shared.data.tokenised import Split, tokenise
 from shared.data.tokenizer import Tokenizer
 
 log = logging.getLogger("wmtp")
@@ -41,38 +39,6 @@ MBPP_IDS = {
     "validation": range(511, 601),
     "test": range(11, 511),
 }
-
-
-@dataclass(frozen=True)
-class Document:
-    """One tokenised example.
-
-    Attributes:
-      id: of the example, unique in its split.
-      tokens: int32 `[T]`.
-      target: bool `[T]`, True where the token is in T(d); never the first.
-    """
-
-    id: str
-    tokens: np.ndarray
-    target: np.ndarray
-
-
-@dataclass(frozen=True)
-class Split:
-    """The documents of one split, in the order of its file.
-
-    Attributes:
-      name: train, reference, validation or test.
-      documents: the documents.
-      num_cut: how many were longer than `data.max_length` and lost their end.
-      digest: sha256 over ids, tokens and targets.
-    """
-
-    name: str
-    documents: tuple[Document, ...]
-    num_cut: int
-    digest: str
 
 
 def load_examples(cfg: DataConfig) -> dict[str, list[Example]]:
@@ -255,36 +221,4 @@ def load_splits(
             f"splits must be among {sorted(examples)} of data.source "
             f"{cfg.source!r}, got {missing}"
         )
-    return {
-        name: _tokenise_split(name, examples[name], tokenizer, cfg) for name in splits
-    }
-
-
-def _tokenise_split(
-    name: str, examples: Sequence[Example], tokenizer: Tokenizer, cfg: DataConfig
-) -> Split:
-    digest = hashlib.sha256()
-    documents, num_cut = [], 0
-    for example in examples:
-        prompt = tokenizer.encode(example["prompt"])
-        ids = [*prompt, *tokenizer.encode(example["completion"]), tokenizer.eos_id]
-        if len(ids) < 2:
-            raise ValueError(
-                f"a document must have at least 2 tokens, got {len(ids)} for example "
-                f"{example['id']!r} of split {name!r}"
-            )
-        num_cut += len(ids) > cfg.max_length
-        tokens = np.array(ids[: cfg.max_length], np.int32)
-        # The first token of a document is predicted from nothing, so it is no target.
-        first = max(1, len(prompt)) if cfg.loss_on == "completion" else 1
-        target = np.arange(len(tokens)) >= first
-        documents.append(Document(example["id"], tokens, target))
-        for part in (example["id"].encode(), tokens.tobytes(), target.tobytes()):
-            digest.update(len(part).to_bytes(8, "little") + part)
-    if not any(document.target.any() for document in documents):
-        raise ValueError(
-            f"split {name!r} must have targets, got none with data.loss_on = "
-            f"{cfg.loss_on!r} and data.max_length = {cfg.max_length}: every prompt "
-            "fills a row"
-        )
-    return Split(name, tuple(documents), num_cut, digest.hexdigest())
+    return {name: tokenise(name, examples[name], tokenizer, cfg) for name in splits}

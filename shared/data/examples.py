@@ -1,7 +1,7 @@
-"""Rows -> examples: a prompt and its completion, in four formats.
+"""Rows -> examples: a prompt and its completion, or the messages of a chat.
 
 Rows are lines of JSON or rows of a hub data set; errors name the file and the line.
-`\\r\\n` becomes `\\n` in prompts and completions.
+`\\r\\n` becomes `\\n` in texts.
 """
 
 import json
@@ -12,7 +12,12 @@ from importlib.resources.abc import Traversable
 from itertools import chain, count
 from typing import Any
 
-Example = dict[str, str]  # id, prompt, completion
+from shared.data.spelling import RESERVED
+from shared.files import refuse_pointer
+
+# id, prompt, completion; of a chat also `messages`, whose last is the completion and
+# whose others are the prompt to whom texts matter, not tokens.
+Example = dict[str, Any]
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]  # where a row stands, for messages, and the row
 
@@ -47,6 +52,13 @@ def _are_lists(x: Any, least: int, **types: type) -> bool:
     return fit and len({len(x[key]) for key in types}) == 1
 
 
+def _is_message(x: Any) -> bool:
+    """Whether it is {role, content}; in tables there are more keys, which hold null."""
+    filled = {key: value for key, value in x.items() if value is not None}
+    texts = all(isinstance(value, str) for value in filled.values())
+    return texts and {*filled} == {"role", "content"} and filled["role"].isidentifier()
+
+
 Kind = tuple[str, Callable[[Any], bool]]
 ID: Kind = (
     "a string or an integer",
@@ -62,6 +74,10 @@ SOLUTIONS: Kind = (
     "{language, solution}, equally long lists of integers and strings",
     lambda x: _are_lists(x, 0, language=int, solution=str),
 )
+MESSAGES: Kind = (
+    "a list of {role, content}, a word and a string, and nothing else",
+    lambda x: _is_list(x, dict) and all(map(_is_message, x)),
+)
 
 # Keys that a row must have, and what they hold. `auto` takes the first that fits.
 FORMATS: dict[str, dict[str, Kind]] = {
@@ -74,6 +90,14 @@ FORMATS: dict[str, dict[str, Kind]] = {
         "solution": TEXT,
     },
     "completion": {"prompt": TEXT, "completion": TEXT},
+    "messages": {"messages": MESSAGES},
+}
+# MBPP's sanitized half.
+SANITIZED: dict[str, Kind] = {
+    "task_id": ID,
+    "prompt": TEXT,
+    "code": TEXT,
+    "test_list": TEXTS,
 }
 # The `contest` layout of deepmind/code_contests: many solutions in many languages. Its
 # tests may be empty, and no example needs them.
@@ -134,6 +158,7 @@ def read_lines(file: Traversable) -> Rows:
       ValueError: if the file is missing, unreadable or empty, or a line is not a JSON
         object in UTF-8.
     """
+    refuse_pointer(file)
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
@@ -175,6 +200,8 @@ def _parse(line: bytes, where: str) -> Row:
 def _keys(row: Row, format: str) -> dict[str, Kind]:
     if format == "contest" and "solution" not in row and "solutions" in row:
         return CODE_CONTESTS
+    if format == "mbpp" and "text" not in row and "prompt" in row:
+        return SANITIZED
     return FORMATS[format]
 
 
@@ -193,7 +220,9 @@ def _check_row(row: Row, format: str, where: str) -> None:
             f"{where}: format {format} must have the keys {', '.join(keys)}, got "
             f"{[*row]} without {', '.join(missing)}"
         )
-    optional = {"id": ID} if format == "completion" and "id" in row else {}
+    optional = (
+        {"id": ID} if format in ("completion", "messages") and "id" in row else {}
+    )
     for key, (kind, holds) in (keys | optional).items():
         if not holds(row[key]):
             got = repr(row[key])
@@ -208,12 +237,18 @@ def _unused(name: str, seen: Container[str]) -> str:
 
 
 def _check_text(example: Example, where: str) -> None:
+    text = "".join(example[part] for part in ("id", "prompt", "completion"))
     try:
-        "".join(example.values()).encode()
+        text.encode()
     except UnicodeEncodeError:
         raise ValueError(
             f"{where}: text must be valid Unicode, got half of a surrogate pair"
         ) from None
+    if found := RESERVED.search(text):
+        raise ValueError(
+            f"{where}: text must have no character that Unicode keeps for programs, "
+            f"got U+{ord(found[0]):04X}"
+        )
 
 
 def _to_example(row: Row, format: str, number: int) -> Example | None:
@@ -221,7 +256,8 @@ def _to_example(row: Row, format: str, number: int) -> Example | None:
     match format:
         case "mbpp":
             # The zero-shot prompt of the BigCode evaluation harness.
-            text = f"{row['text']}\n{row['test_list'][0]}"
+            task = row["text"] if "text" in row else row["prompt"]
+            text = f"{task}\n{row['test_list'][0]}"
             parts = row["task_id"], f'"""\n{text}\n"""\n', row["code"]
         case "humaneval":
             parts = row["task_id"], row["prompt"], row["canonical_solution"]
@@ -230,6 +266,8 @@ def _to_example(row: Row, format: str, number: int) -> Example | None:
             if solution is None:
                 return None
             parts = row["name"], f'"""\n{row["description"]}\n"""\n', solution
+        case "messages":
+            return _to_chat(row, number)
         case _:
             parts = row.get("id", number), row["prompt"], row["completion"]
     example_id, prompt, completion = parts
@@ -237,6 +275,20 @@ def _to_example(row: Row, format: str, number: int) -> Example | None:
         "id": str(example_id),
         "prompt": prompt.replace("\r\n", "\n"),
         "completion": completion.replace("\r\n", "\n"),
+    }
+
+
+def _to_chat(row: Row, number: int) -> Example:
+    messages = [
+        {"role": of["role"], "content": of["content"].replace("\r\n", "\n")}
+        for of in row["messages"]
+    ]
+    *before, last = (message["content"] for message in messages)
+    return {
+        "id": str(row.get("id", number)),
+        "prompt": "\n".join(before),
+        "completion": last,
+        "messages": messages,
     }
 
 

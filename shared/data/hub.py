@@ -6,10 +6,12 @@ lines of JSON (`shared/data/examples.py`).
 
 from collections.abc import Callable, Iterable
 from glob import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.data.examples import CODE_CONTESTS, Row, Rows
+from shared.files import refuse_pointer
 from shared.messages import named_line
 
 Refuse = Callable[[Exception], ValueError]  # another library's error in our words
@@ -31,7 +33,7 @@ SOURCES = {
     "code_contests": HubData("deepmind/code_contests", "default", [*CODE_CONTESTS]),
 }
 # Where such repositories keep their parquet files, `SPLIT-00000-of-00001.parquet`.
-FOLDERS = ("full", "data", "openai_humaneval", ".")
+FOLDERS = ("full", "sanitized", "data", "openai_humaneval", ".")
 SPLITS = {
     "train": "train",
     "validation": "validation",
@@ -99,6 +101,8 @@ def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
         )
 
     found = _parquet_files(folder)
+    for file in chain(*found.values()):
+        refuse_pointer(file)
     options: dict[str, Any] = {"streaming": streaming}
     try:
         from pyarrow.parquet import read_schema  # type: ignore[import-untyped]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.config.layers import printable
+from shared.files import refuse_pointer
 from shared.messages import first_line
 
 # Larger counts come from damaged or hostile files.
@@ -19,6 +20,7 @@ def read_keys(path: Path, **settings: Any) -> "Keys":
     Raises:
       ValueError: if the file cannot be read, or holds something else.
     """
+    refuse_pointer(path)
     try:
         found = json.loads(path.read_bytes(), **settings)
     except OSError as error:

@@ -19,6 +19,7 @@ import ml_dtypes  # noqa: F401  NumPy learns the name bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from shared.files import refuse_pointer
 from shared.huggingface.json_keys import read_keys
 from shared.messages import first_line
 
@@ -94,6 +95,7 @@ def open_file(path: Path) -> dict[str, Stored]:
     Raises:
       ValueError: naming the file, if it is damaged or holds two tensors of one name.
     """
+    refuse_pointer(path)
     with _opened(path) as file:
         with open(path, "rb") as raw:  # the library takes the last of two equal names
             header = raw.read(int.from_bytes(raw.read(8), "little"))

@@ -10,6 +10,7 @@ from shared.config.fields import Config
 from shared.data import contamination
 from shared.data.batches import Batch, Columns, TrainBatches, eval_batches
 from shared.data.documents import Split, load_examples, load_splits
+from shared.data.tokenised import check_rows, digest_apart
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.folder import check_model, files_digest
 from shared.signals.columns import needs_model
@@ -75,6 +76,9 @@ def read_inputs(cfg: Config, backend: str, resumed: Path | None = None) -> Input
     trains = needs_model(cfg, "reference") and not cfg.reference.model and not kept
     names = SCORED_SPLITS + (("reference",) if trains else ())
     splits = load_splits(cfg.data, tokenizer, splits=names, examples=examples)
+    if resumed is not None:
+        _check_convention(resumed, cfg, tokenizer, examples, splits)
+    check_rows(splits, cfg.model.vocab_size, tokenizer, "model.vocab_size")
     models: dict[str, FrozenModel] = {}
     if kept and resumed is not None:
         digests = run_folder.recorded_inputs(resumed) | digests
@@ -113,6 +117,29 @@ def _find_models(
     return found
 
 
+def _check_convention(
+    run: Path,
+    cfg: Config,
+    tokenizer: Tokenizer,
+    examples: dict[str, Any],
+    splits: dict[str, Split],
+) -> None:
+    """Says so where other documents come of how texts were tokenised before.
+
+    With many tokenizers, bytes among them, they are the same.
+    """
+    recorded = run_folder.recorded_inputs(run)
+    for name, split in splits.items():
+        if recorded.get(name, split.digest) == split.digest:
+            continue
+        if recorded[name] == digest_apart(examples[name], tokenizer, cfg.data):
+            raise ValueError(
+                "a resumed run must have the documents it started with, got others: it "
+                "was begun when prompt and completion were tokenised apart, so finish "
+                "it with the version that began it (its export still loads as --model)"
+            )
+
+
 def digest_on_resume(run: Path, cfg: Config) -> dict[str, str]:
     """Digest of the model's folder; the recorded one where the folder is gone."""
     recorded = run_folder.recorded_inputs(run)
@@ -130,8 +157,7 @@ def read_tokenizer(cfg: Config) -> tuple[Config, Tokenizer]:
     """The tokenizer of a config, and the config with the vocabulary it decides.
 
     Raises:
-      ValueError: if the folder of the model does not fit the config, or the
-        vocabulary of the model is smaller than the tokenizer's.
+      ValueError: if the folder of the model does not fit the config.
     """
     folder = find_folder(cfg)
     if folder is not None:
@@ -141,11 +167,6 @@ def read_tokenizer(cfg: Config) -> tuple[Config, Tokenizer]:
     if cfg.model.vocab_size == 0:
         model = replace(cfg.model, vocab_size=tokenizer.vocab_size)
         cfg = replace(cfg, model=model)
-    if cfg.model.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
-            f"model.vocab_size must be at least the tokenizer's "
-            f"{tokenizer.vocab_size}, got {cfg.model.vocab_size}"
-        )
     return cfg, tokenizer
 
 

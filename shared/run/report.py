@@ -10,6 +10,7 @@ from typing import Any
 from shared.config.fields import Config
 from shared.config.layers import dump_config
 from shared.data.batches import Batch, unigram_entropy
+from shared.data.documents import Split
 from shared.files import write_text
 from shared.run.inputs import Inputs
 from shared.signals.columns import needs_model
@@ -42,15 +43,26 @@ def log_inputs(inputs: Inputs) -> None:
     for name, split in (inputs.splits | of_reward).items():
         tokens = sum(len(document.tokens) for document in split.documents)
         log.info("%s: %d documents, %d tokens", name, len(split.documents), tokens)
-        if split.num_cut:
-            log.warning(
-                "%s: %d of %d documents are longer than data.max_length = %d and were "
-                "cut at the end",
-                name,
-                split.num_cut,
-                len(split.documents),
-                cfg.data.max_length,
-            )
+        for line in _losses(name, split, cfg):
+            log.warning("%s", line)
+
+
+def _losses(name: str, split: Split, cfg: Config) -> list[str]:
+    """What a split loses by the length of a row, in sentences."""
+    total, length = len(split.documents), cfg.data.max_length
+    lines = []
+    if split.num_cut:
+        lines.append(
+            f"{name}: {split.num_cut} of {total} documents are longer than "
+            f"data.max_length = {length} and were cut at the end"
+        )
+    if split.num_untargeted:
+        lines.append(
+            f"{name}: {split.num_untargeted} of {total} documents have no target and "
+            f"train nothing: nothing of their completion is within data.max_length = "
+            f"{length}"
+        )
+    return lines
 
 
 def log_signals(signals: Signals) -> None:
@@ -85,6 +97,8 @@ def show_plan(
     cfg = inputs.cfg
     print(dump_config(cfg), end="")
     print("\n".join(inputs.contamination.lines()))
+    for name, split in inputs.splits.items():
+        print("".join(f"{line}\n" for line in _losses(name, split, cfg)), end="")
     rows = [(name, f"{count:,}") for name, count in parameters.items()]
     rows.append(("all", f"{sum(parameters.values()):,}"))
     console.table("parameters", ("part", "number"), rows)
@@ -136,6 +150,9 @@ def summarize(
         "value_head_stage1": done.stage1,
         "documents": {n: len(s.documents) for n, s in inputs.splits.items()},
         "documents_cut": {n: s.num_cut for n, s in inputs.splits.items()},
+        "documents_without_target": {
+            name: split.num_untargeted for name, split in inputs.splits.items()
+        },
         "backend": inputs.digests["backend"],
     } | machine
 

@@ -15,6 +15,7 @@ from shared.config.fields import Config, HeadsConfig, WeightingConfig
 from shared.config.layers import build, load_config
 from shared.config.model import ModelConfig
 from shared.data.documents import Split, load_splits
+from shared.data.tokenised import check_rows
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import (
@@ -71,6 +72,7 @@ def find_reference(
         for row in examples[split][:SAMPLES]
     ]
     _check_tokenizer(found, tokenizer, texts)
+    _check_rows(found, "the reference")
     return found
 
 
@@ -119,7 +121,8 @@ def find_reward_model(cfg: Config, examples: dict[str, Any]) -> FrozenModel:
     """What `--reward-model` names: a sequence classifier with one label.
 
     Raises:
-      ValueError: if it is no such folder or name, or too short for the rows of the run.
+      ValueError: if it is no such folder or name, is too short for the rows of the
+        run, or has no embedding for a token of the data.
     """
     critic = cfg.critic
     folder = model_folder(
@@ -132,7 +135,9 @@ def find_reward_model(cfg: Config, examples: dict[str, Any]) -> FrozenModel:
     splits = load_splits(
         whole, found.tokenizer, splits=SCORED_SPLITS, examples=examples
     )
-    return replace(found, splits=splits)
+    found = replace(found, splits=splits)
+    _check_rows(found, "the reward model")
+    return found
 
 
 def read_weights(model: FrozenModel) -> Params:
@@ -153,7 +158,7 @@ def _of_run(
     check_backend(path, backend, f"name its export, {path / 'model'}")
     saved = load_config(path / "config.yaml")
     tokenizer = tokenizer_of_run(path, saved)
-    _check_fits(cfg, saved.model, tokenizer, path, "the reference")
+    _check_fits(cfg, saved.model, path, "the reference")
     folder = path / "checkpoints"
     step = require_step(folder, steps_in(folder), step)
     if is_state(folder / str(step)):
@@ -181,7 +186,7 @@ def _of_folder(
         )
     of_model = build(described.layer | {"data.max_length": 2, "heads.count": 1}).model
     tokenizer = load_tokenizer(str(folder), f"the tokenizer of {what}")
-    _check_fits(cfg, of_model, tokenizer, folder, what)
+    _check_fits(cfg, of_model, folder, what)
     check_model(folder, of_model, kind)
     return FrozenModel(
         cfg=_plain(cfg, of_model),
@@ -205,19 +210,17 @@ def _plain(cfg: Config, of_model: ModelConfig) -> Config:
     )
 
 
-def _check_fits(
-    cfg: Config, of_model: ModelConfig, tokenizer: Tokenizer, folder: Path, what: str
-) -> None:
+def _check_fits(cfg: Config, of_model: ModelConfig, folder: Path, what: str) -> None:
     if of_model.max_positions < cfg.data.max_length:
         raise ValueError(
             f"{what} must have at least data.max_length = {cfg.data.max_length} "
             f"positions, got {of_model.max_positions} in {folder}"
         )
-    if of_model.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
-            f"{what} must have at least the {tokenizer.vocab_size} tokens of its own "
-            f"tokenizer, got {of_model.vocab_size} in {folder}"
-        )
+
+
+def _check_rows(frozen: FrozenModel, what: str) -> None:
+    rows = frozen.cfg.model.vocab_size
+    check_rows(frozen.splits, rows, frozen.tokenizer, what)
 
 
 def _check_tokenizer(

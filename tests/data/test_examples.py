@@ -37,11 +37,27 @@ SOLVED = {
     },
 }
 COMPLETION = {"prompt": "ab", "completion": "cde"}
+# MBPP's sanitized half has `prompt` for `text`, and imports that the tests need.
+SANITIZED = {
+    "source_file": "Benchmark Questions Verification V2.ipynb",
+    "task_id": 602,
+    "prompt": "Write a python function to find the first repeated character.",
+    "code": "def first_repeated_char(s):\r\n    return s[0]",
+    "test_imports": [],
+    "test_list": ['assert first_repeated_char("abcabc") == "a"'],
+}
+TALK = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "Add."},
+    {"role": "assistant", "content": "a +\r\nb"},
+]
+MESSAGES = {"messages": TALK}
 ROWS = {
     "mbpp": MBPP,
     "humaneval": HUMANEVAL,
     "contest": CONTEST,
     "completion": COMPLETION,
+    "messages": MESSAGES,
 }
 
 
@@ -79,12 +95,63 @@ def write(folder, *rows):
             },
         ),
         ("completion", {"id": "0", "prompt": "ab", "completion": "cde"}),
+        (
+            "messages",
+            {
+                "id": "0",
+                "prompt": "Be short.\nAdd.",
+                "completion": "a +\nb",
+                "messages": [*TALK[:2], {"role": "assistant", "content": "a +\nb"}],
+            },
+        ),
     ],
 )
 def test_formats(tmp_path, name, example):
     file = write(tmp_path, ROWS[name])
     assert read_examples(file, "auto") == Examples([example], name)
     assert read_examples(file, name) == Examples([example], name)
+
+
+def test_the_sanitized_mbpp(tmp_path):
+    statement, test = SANITIZED["prompt"], SANITIZED["test_list"][0]
+    example = {
+        "id": "602",
+        "prompt": f'"""\n{statement}\n{test}\n"""\n',
+        "completion": "def first_repeated_char(s):\n    return s[0]",
+    }
+    file = write(tmp_path, SANITIZED)
+    assert read_examples(file, "auto") == Examples([example], "mbpp")
+    for key, missing in {"prompt": "text", "code": "code"}.items():
+        rest = {name: value for name, value in SANITIZED.items() if name != key}
+        with pytest.raises(
+            ValueError, match=f"line 2: format mbpp .* without {missing}"
+        ):
+            read_examples(write(tmp_path, SANITIZED, rest), "auto")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user"},
+        {"role": "user", "content": 3},
+        {"role": "</s>", "content": ""},
+        {"role": "user", "content": "", "tool_calls": []},
+        "text",
+    ],
+)
+def test_messages_are_a_role_and_a_text(tmp_path, message):
+    file = write(tmp_path, {"messages": [TALK[1], message]})
+    with pytest.raises(ValueError, match=r"line 1: 'messages' must be a list of {role"):
+        read_examples(file, "auto")
+    of_a_table = {"messages": [{**TALK[1], "tool_calls": None}]}
+    (row,) = read_examples(write(tmp_path, of_a_table), "auto").rows
+    assert row["messages"] == TALK[1:2]
+
+
+def test_characters_that_are_kept_for_programs_are_refused(tmp_path):
+    file = write(tmp_path, COMPLETION, COMPLETION | {"completion": "a\ufdd01\ufdd1"})
+    with pytest.raises(ValueError, match=r"line 2: text must have no .* got U\+FDD0"):
+        read_examples(file, "auto")
 
 
 def test_the_first_solution_in_python_3_is_taken(tmp_path):
@@ -136,7 +203,7 @@ def test_the_first_line_decides_on_the_format(tmp_path):
         read_examples(write(tmp_path, both, COMPLETION), "auto")
 
 
-@pytest.mark.parametrize("name", ["mbpp", "humaneval", "contest", "completion"])
+@pytest.mark.parametrize("name", ROWS)
 def test_every_missing_key_is_named(tmp_path, name):
     needed = set(ROWS[name]) - {"challenge_test_list", "entry_point", "test"}
     for key in needed:

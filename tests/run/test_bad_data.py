@@ -52,11 +52,35 @@ def test_a_split_without_examples_is_named(capsys):
     assert "every split" in line and "'reference'" in line and "few.jsonl" in line
 
 
-def test_prompts_that_leave_no_target_are_an_error(capsys):
+@pytest.mark.parametrize("split", ["train", "validation", "reference"])
+def test_a_split_whose_prompts_leave_no_target_is_an_error(capsys, split):
+    """Its loss would be 0 in every step, or its figures those of nothing."""
+    short = {"prompt": "a", "completion": "b"}
+    for name in ("train", "validation", "reference"):
+        row = short | ({"prompt": "long " * 20} if name == split else {})
+        write_rows(Path(f"data/{name}.jsonl"), *[row] * 3)
+    line = error_line(capsys, "--data", "data", "--data.loss-on", "completion",
+                      "--algo", "rho1-weighted")  # fmt: skip
+    assert f"split '{split}' must have targets" in line
+    assert "data.max_length = 32" in line
+
+
+def test_documents_without_a_target_are_counted_and_told(capsys):
+    rows = [{"prompt": "a", "completion": "b"}] * 3
+    rows.insert(1, {"prompt": "long " * 20, "completion": "b"})
     for name in ("train", "validation"):
-        write_rows(Path(f"data/{name}.jsonl"), *mbpp_rows(3, "long " * 20))
-    line = error_line(capsys, "--data", "data", "--data.loss-on", "completion")
-    assert "must have targets" in line and "data.max_length = 32" in line
+        write_rows(Path(f"data/{name}.jsonl"), *rows)
+    argv = [*SMALL, "--data", "data", "--data.loss-on", "completion", "--heads", "1"]
+    says = "train: 1 of 4 documents have no target"
+    assert refused.torch_main([*argv, "--dry-run"]) == 0
+    assert says in capsys.readouterr().out
+    argv += ["--train.max-steps", "1", "--run-name", "some"]
+    assert refused.torch_main(argv) == 0
+    told = Path("runs/some/train.log").read_text()
+    assert says in told and "data.max_length = 32" in told
+    summary = json.loads(Path("runs/some/summary.json").read_text())
+    # Validation keeps the odd rows: the second and the fourth.
+    assert summary["documents_without_target"] == {"train": 1, "validation": 1}
 
 
 def test_long_samples_are_cut_counted_and_reported(capsys):

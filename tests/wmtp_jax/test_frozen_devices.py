@@ -1,0 +1,52 @@
+"""Passes of frozen models split their rows over four devices, and say the same."""
+
+import os
+import subprocess
+import sys
+
+PASSES = """
+import jax, numpy as np
+from shared.config.fields import DataConfig
+from tests.small import small_batch, small_config
+from wmtp_jax import reference, sharding
+from wmtp_jax.heads import init_params
+cfg = small_config(heads=1, data=DataConfig(max_length=16, batch_size=4))
+params = init_params(jax.random.key(0), cfg.model, cfg.heads)
+params["score"] = jax.random.normal(jax.random.key(1), (cfg.model.width,))
+rows = []
+
+def told(run):
+    def see(params, batch, *more, **named):
+        jax.debug.inspect_array_sharding(
+            batch.tokens_BL, callback=lambda s: rows.append(s.shard_shape((4, 16))[0])
+        )
+        return run(params, batch, *more, **named)
+    return see
+
+reference.run_trunk, reference.run_heads = map(
+    told, (reference.run_trunk, reference.run_heads)
+)
+mesh = sharding.make_mesh(cfg)
+params = jax.device_put(params, sharding.replicated(mesh))
+for make in reference.ANSWERS.values():
+    answer_BL = np.asarray(make(params, cfg, mesh)(small_batch(rows=4)))
+    rows += answer_BL.sum(1).tolist()
+print(*rows)
+"""
+
+
+def test_four_devices_share_the_rows_and_answer_the_same(monkeypatch):
+    found, flags = [], os.environ["XLA_FLAGS"]
+    for devices in (1, 4):
+        count = f"--xla_force_host_platform_device_count={devices}"
+        monkeypatch.setenv("XLA_FLAGS", f"{flags} {count}")
+        done = subprocess.run(
+            [sys.executable, "-c", PASSES], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        found.append([float(x) for x in done.stdout.splitlines()[-1].split()])
+    one, four = found
+    assert (one[0], one[5], four[0], four[5]) == (4, 4, 1, 1)  # rows of a device
+    for at in (slice(1, 5), slice(6, 10)):
+        assert all(one[at])
+        assert max(abs(a - b) for a, b in zip(one[at], four[at], strict=True)) < 1e-4

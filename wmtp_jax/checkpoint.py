@@ -17,10 +17,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config.fields import Config
-from shared.state.checkpoints import newest_whole
+from shared.state.checkpoints import newest_whole, require_finite
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.state import TrainState, abstract_state
+from wmtp_jax.state import TrainState, abstract_state, tensor_names
 
 Manager = ocp.CheckpointManager
 
@@ -71,8 +71,13 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
 
 
 def save(manager: Manager, step: int, state: TrainState, position: dict) -> None:
-    """Writes one checkpoint; `position` is JSON: data position, best nll, and so on."""
+    """Writes one checkpoint; `position` is JSON: data position, best nll, and so on.
+
+    Raises:
+      FloatingPointError: if an array is not finite.
+    """
     tree = _to_tree(state)
+    require_finite(step, zip(tensor_names(tree), jax.tree.leaves(tree), strict=True))
     position = {**position, "checksum": _checksum(tree)}
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)

@@ -28,7 +28,7 @@ from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
-from wmtp_jax.state import TrainState, abstract_state, make_state
+from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
 from wmtp_jax.step import compile_step, make_eval_step, make_train_step
 
 
@@ -67,8 +67,10 @@ def train(
             state = jax.device_put(state, replicated(mesh))
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
-            data, peak = (training, validation), peak_of(mesh, cfg)
-            with Loop(run, done, start, num_steps, *data, peak_flops=peak) as loop:
+            data = (training, validation)
+            known = {"peak_flops": peak_of(mesh, cfg)}
+            known["tensors"] = tensor_names(state.params)
+            with Loop(run, done, start, num_steps, *data, **known) as loop:
                 if loop.is_new:
                     loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                     checkpoint.save(manager, 0, state, loop.position())
@@ -80,6 +82,8 @@ def train(
                     if loop.evaluates(number):
                         results = [eval_step(state.params, b) for b in validation]
                         loop.evaluated(number, results)
+                    elif loop.saves(number):
+                        loop.probed(number, eval_step(state.params, validation[0]))
                     if loop.saves(number):
                         checkpoint.save(manager, number, state, loop.position())
 

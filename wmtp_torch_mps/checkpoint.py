@@ -14,7 +14,13 @@ from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
-from shared.state.checkpoints import newest_whole, require_step, steps_in
+from shared.state.checkpoints import (
+    named_arrays,
+    newest_whole,
+    require_finite,
+    require_step,
+    steps_in,
+)
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
@@ -66,6 +72,8 @@ def write(
         adapted=_adapted(state),
     )
     params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
+    for tree in (params, kept.moments):
+        require_finite(state.step, named_arrays(tree))
     write_training(folder, params, kept, tokenizer, run)
 
 

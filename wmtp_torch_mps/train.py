@@ -24,6 +24,7 @@ from wmtp_torch_mps import checkpoint, critic, report
 from wmtp_torch_mps.checkpoint import NAME
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
+from wmtp_torch_mps.model import named
 from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
 from wmtp_torch_mps.state import TrainState, make_state
@@ -62,7 +63,8 @@ def train(
         checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
         data = (training, validation)
-        with Loop(run, done, start, num_steps, *data, asynchronous=False) as loop:
+        known = {"asynchronous": False, "tensors": [*named(state.params)]}
+        with Loop(run, done, start, num_steps, *data, **known) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
@@ -73,6 +75,8 @@ def train(
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
                     loop.evaluated(number, results)
+                elif loop.saves(number):
+                    loop.probed(number, eval_step(state.params, validation[0]))
                 if loop.saves(number):
                     checkpoint.save(run.path, number, state, loop.position(), tokenizer)
 

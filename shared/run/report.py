@@ -1,6 +1,5 @@
 """What a person reads: before a run (`--dry-run`), during it, and after it."""
 
-import json
 import logging
 import resource
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 from shared.config.fields import Config
 from shared.config.layers import dump_config
 from shared.data.batches import Batch, unigram_entropy
-from shared.files import write_text
+from shared.files import write_json
 from shared.run.inputs import Inputs
 from shared.signals.columns import needs_model
 from shared.signals.kept import Signals
@@ -148,7 +147,7 @@ def peak_of_process() -> int:
 
 def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) -> None:
     """Writes `summary.json`, prints the outcome and where to look."""
-    write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json(path / "summary.json", summary)
     before, after = summary["eval_before"], summary["eval_after"]
     rows = [
         (name.removeprefix("eval_"), f"{before[name]:.4f}", f"{after[name]:.4f}")

@@ -13,6 +13,7 @@ against returns with gae_lambda 1, which do not move.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,6 +81,11 @@ class Stage1:
             "value_error": error,
             "explained_variance": explained,
         }
+        for name, x in self._told.items():
+            if not math.isfinite(x):
+                raise FloatingPointError(
+                    f"value head: {name} is {x} after epoch {self.epoch}"
+                )
         best = self.epoch == 0 or error < self.value_error - self.cfg.stage1_min_delta
         if best:
             self.best_epoch = self.epoch

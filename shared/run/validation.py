@@ -1,5 +1,6 @@
 """The validation split: unweighted nll of every head, how good the values are."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,18 +16,33 @@ def eval_metrics(
 ) -> dict[str, float]:
     """`eval_nll_head_k` in nats over every target; of values what they explain.
 
+    A head without any target has no nll, values without any explain nothing.
+
     Args:
       results: of each batch `nll_K` and `count_K`, and `value_BL` and `return_BL` where
         a value head is trained.
     """
-    nll_K = sum(np.asarray(r["nll_K"], np.float64) for r in results)
-    count_K = sum(np.asarray(r["count_K"], np.float64) for r in results)
-    mean_K = nll_K / np.maximum(count_K, 1)
-    metrics = {f"eval_nll_head_{k}": float(mean_K[k]) for k in range(cfg.heads.count)}
-    if cfg.algorithm.value_head:
+    nll_K = np.sum([np.asarray(r["nll_K"], np.float64) for r in results], axis=0)
+    count_K = np.sum([np.asarray(r["count_K"], np.float64) for r in results], axis=0)
+    metrics = {
+        f"eval_nll_head_{k}": float(nll_K[k] / count_K[k])
+        for k in range(cfg.heads.count)
+        if count_K[k] > 0
+    }
+    if cfg.algorithm.value_head and metrics:
         pairs = [(result["value_BL"], result["return_BL"]) for result in results]
         metrics["eval_explained_variance"] = value_errors(pairs, batches)[1]
     return metrics
+
+
+def require_finite_eval(metrics: dict[str, float], step: int) -> None:
+    """Raises FloatingPointError for a model whose numbers on validation are not."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            said = name.removeprefix("eval_").replace("nll_head_", "nll of head ")
+            raise FloatingPointError(
+                f"validation {said} is {value} after step {step}, which is not saved"
+            )
 
 
 def value_errors(

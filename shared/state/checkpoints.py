@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from shared.messages import first_line
 
@@ -35,6 +37,32 @@ class Progressed:
     best_step: int = 0
     worse: int = 0
     stage1: dict[str, float] | None = None
+
+
+def require_finite(step: int, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Holds what is to be saved after a step against infinity, before it is written.
+
+    Args:
+      tensors: names and arrays.
+
+    Raises:
+      FloatingPointError: naming the first tensor with a number that is not finite.
+    """
+    for name, tensor in tensors:
+        # A sum in float64 needs no array of flags, and float32 cannot overflow in it.
+        if not np.isfinite(np.sum(np.asarray(tensor), dtype=np.float64)):
+            raise FloatingPointError(
+                f"{name} is not finite after step {step}, which is not saved"
+            )
+
+
+def named_arrays(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The arrays of nested dicts under their dotted names."""
+    if not isinstance(tree, dict):
+        yield name, tree
+        return
+    for key, inner in tree.items():
+        yield from named_arrays(inner, f"{name}.{key}".lstrip("."))
 
 
 def steps_in(folder: Path) -> list[int]:

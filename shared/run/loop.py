@@ -26,7 +26,7 @@ from typing import Any
 from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.open_run import Run
-from shared.run.validation import eval_metrics, require_finite_eval
+from shared.run.validation import VALIDATION_NLL, eval_metrics, require_finite_eval
 from shared.state.checkpoints import Progressed
 from shared.tracking.console import Progress
 from shared.tracking.flops import throughput
@@ -150,11 +150,12 @@ class Loop:
         metrics = eval_metrics(results, self.validation, self.cfg)
         require_finite_eval(metrics, number)
         done.last_eval = metrics
-        nll = metrics["eval_nll_head_0"]
-        if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
-            done.best_nll, done.best_step, done.worse = nll, number, 0
-        else:
-            done.worse += 1
+        nll = metrics.get(VALIDATION_NLL)
+        if nll is not None:  # else it is neither better nor worse
+            if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
+                done.best_nll, done.best_step, done.worse = nll, number, 0
+            else:
+                done.worse += 1
         if done.first_eval is None:
             done.first_eval = metrics
             self.tracker.log(metrics, number)

@@ -11,6 +11,7 @@ from shared.config.layers import dump_config
 from shared.data.batches import Batch, unigram_entropy
 from shared.files import write_json
 from shared.run.inputs import Inputs
+from shared.run.validation import VALIDATION_NLL
 from shared.signals.columns import needs_model
 from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed
@@ -139,6 +140,10 @@ def summarize(
     } | machine
 
 
+def _shown(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4f}"
+
+
 def peak_of_process() -> int:
     """Bytes that this process held at most."""
     kilobyte = 1 if sys.platform == "darwin" else 1024
@@ -150,15 +155,15 @@ def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) ->
     write_json(path / "summary.json", summary)
     before, after = summary["eval_before"], summary["eval_after"]
     rows = [
-        (name.removeprefix("eval_"), f"{before[name]:.4f}", f"{after[name]:.4f}")
+        (name.removeprefix("eval_"), _shown(before.get(name)), _shown(after[name]))
         for name in after
     ]
     title = f"{cfg.algo}: validation before and after {summary['steps']} steps"
     console.table(title, ("head", "before", "after"), rows)
     log.info(
-        "validation nll (head 0) %.4f; unigram entropy of the validation split %.4f",
-        after["eval_nll_head_0"],
-        summary["validation_unigram_entropy"],
+        "validation nll (head 0) %s; unigram entropy of the validation split %s",
+        _shown(after.get(VALIDATION_NLL)),
+        _shown(summary["validation_unigram_entropy"]),
     )
     if "eval_explained_variance" in after:
         warn_if_useless(after["eval_explained_variance"])

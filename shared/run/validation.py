@@ -10,6 +10,8 @@ from shared import weighting
 from shared.config.fields import Config
 from shared.data.batches import Batch
 
+VALIDATION_NLL = "eval_nll_head_0"
+
 
 def eval_metrics(
     results: list[dict[str, Any]], batches: list[Batch], cfg: Config

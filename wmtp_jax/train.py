@@ -22,7 +22,7 @@ from shared.run.inputs import count_steps, make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
-from shared.state.checkpoints import Progressed
+from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer
@@ -58,8 +58,8 @@ def train(
         training, validation = make_batches(cfg, run.inputs.splits, run.signals())
         num_steps = count_steps(cfg, training)
         tx = make_optimizer(cfg, num_steps)
-        folder, keep = run.path / "checkpoints", cfg.train.keep_checkpoints
-        with closing(checkpoint.open_manager(folder, keep=keep)) as manager:
+        folder, plan = run.path / "checkpoints", cfg.train
+        with closing(checkpoint.open_manager(folder)) as manager:
             start, state, done = begin(run, manager, tx, training, validation)
             if (summary := run.finished_already(start, num_steps)) is not None:
                 return summary
@@ -73,7 +73,7 @@ def train(
             with Loop(run, done, start, num_steps, *data, **known) as loop:
                 if loop.is_new:
                     loop.evaluated(0, [eval_step(state.params, b) for b in validation])
-                    checkpoint.save(manager, 0, state, loop.position())
+                    checkpoint.save(manager, 0, state, loop.position(), plan)
                 train_step = compile_step(train_step, state, cfg)
                 keep_freed_memory()
                 for number, batches in loop:
@@ -85,14 +85,19 @@ def train(
                     elif loop.saves(number):
                         loop.probed(number, eval_step(state.params, validation[0]))
                     if loop.saves(number):
-                        checkpoint.save(manager, number, state, loop.position())
+                        checkpoint.save(manager, number, state, loop.position(), plan)
 
-        if cfg.train.export:
+        machine = report.machine(state.params) | {"train_step_traces": len(traces)}
+        last, exported = int(state.step), None
+        if plan.export:
+            exported = step_to_export(done, plan, last, steps_in(folder))
+            if exported != last:
+                del state  # before the best is read: never two models in memory
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
             model = {"params": state.params, "cfg": cfg}
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
             replace_folder(run.path / "model", write)
-        machine = report.machine(state.params) | {"train_step_traces": len(traces)}
-        return run.finish(done, int(state.step), num_steps, machine, loop.ui_command)
+        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
 
 
 def begin(

@@ -19,7 +19,7 @@ from shared.run.inputs import count_steps, make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
-from shared.state.checkpoints import Progressed
+from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import checkpoint, critic, report
 from wmtp_torch_mps.checkpoint import NAME
 from wmtp_torch_mps.device import find_device, memory_told
@@ -80,11 +80,17 @@ def train(
                 if loop.saves(number):
                     checkpoint.save(run.path, number, state, loop.position(), tokenizer)
 
+        machine = report.machine(state)
+        last, exported = state.step, None
         if cfg.train.export:
+            saved = steps_in(run.path / "checkpoints")
+            exported = step_to_export(done, cfg.train, last, saved)
+            if exported != last:
+                del state  # before the best is read: never two models in memory
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
             write = partial(export, model=state.params, tokenizer=tokenizer)
             replace_folder(run.path / "model", write)
-        machine = report.machine(state)
-        return run.finish(done, state.step, num_steps, machine, loop.ui_command)
+        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
 
 
 def begin(

@@ -27,7 +27,7 @@ from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.open_run import Run
 from shared.run.validation import VALIDATION_NLL, eval_metrics, require_finite_eval
-from shared.state.checkpoints import Progressed
+from shared.state.checkpoints import Progressed, best_kept
 from shared.tracking.console import Progress
 from shared.tracking.flops import throughput
 from shared.tracking.tracking import open_trackers
@@ -137,9 +137,15 @@ class Loop:
         return number % self.cfg.train.eval_every == 0 or number == self.num_steps
 
     def saves(self, number: int) -> bool:
-        """Whether a checkpoint is written after this step and its evaluation."""
+        """Whether a checkpoint is written after this step and its evaluation.
+
+        With early stopping also of every model that is the best so far.
+        """
         due = number % self.cfg.train.save_every == 0 or number == self.num_steps
-        return due or self.stopping or (self._is_enough and self.evaluates(number))
+        ends = self._is_enough and self.evaluates(number)
+        done = self.done
+        best = best_kept(done.best_nll, done.best_step, self.cfg.train) == number
+        return due or self.stopping or ends or best
 
     def evaluated(self, number: int, results: list[dict[str, Any]]) -> None:
         """Takes what `eval_step` gave for each validation batch.

@@ -97,15 +97,18 @@ class Run:
         num_steps: int,
         machine: dict[str, Any],
         ui_command: str,
+        exported: int | None,
     ) -> dict[str, Any]:
         """Writes `summary.json` and says how it ended; returns the summary.
 
         Args:
           steps: made so far, of `num_steps`.
           machine: what the backend adds: parameters, device, peak memory, versions.
+          exported: the step whose model was exported, if any.
         """
         signals = self._kept or Signals()
         summary = summarize(self.inputs, signals, done, steps, num_steps, machine)
+        summary["exported_step"] = exported
         summary["seconds"] = round(time.perf_counter() - self.started, 1)
         finish(self.path, self.cfg, summary, ui_command)
         return summary

@@ -167,6 +167,16 @@ def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) ->
     )
     if "eval_explained_variance" in after:
         warn_if_useless(after["eval_explained_variance"])
+    best, exported = summary["best_step"], summary["exported_step"]
+    if cfg.train.patience and exported is not None:
+        log.info(
+            "step %d is the best (validation nll %s), step %d the last; the model is "
+            "that of step %d",
+            best,
+            _shown(summary["best_eval_nll_head_0"]),
+            summary["steps"],
+            exported,
+        )
     log.info("run folder: %s", path)
     if ui_command:
         log.info("look at it: %s", ui_command)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from shared.config.fields import TrainConfig
 from shared.messages import first_line
 
 log = logging.getLogger("wmtp")
@@ -37,6 +38,36 @@ class Progressed:
     best_step: int = 0
     worse: int = 0
     stage1: dict[str, float] | None = None
+
+
+def best_kept(best_nll: float | None, best_step: int, cfg: TrainConfig) -> int | None:
+    """The step whose checkpoint stays whatever comes; None without early stopping."""
+    return best_step if cfg.patience > 0 and best_nll is not None else None
+
+
+def superseded(steps: Iterable[int], keep: int, best: int | None) -> list[int]:
+    """Steps whose checkpoints may go: all but the newest `keep`, and the best."""
+    return [step for step in sorted(steps)[:-keep] if step != best]
+
+
+def step_to_export(
+    done: Progressed, cfg: TrainConfig, last: int, there: Iterable[int]
+) -> int:
+    """The last step, or with early stopping the best.
+
+    Args:
+      there: steps of the checkpoints; the best may be missing where early stopping was
+        asked for after it.
+    """
+    best = best_kept(done.best_nll, done.best_step, cfg)
+    if best is None or best in (last, *there):
+        return last if best is None else best
+    log.warning(
+        "the best model, of step %d, was not kept: the last, of step %d, is exported",
+        best,
+        last,
+    )
+    return last
 
 
 def require_finite(step: int, tensors: Iterable[tuple[str, Any]]) -> None:

@@ -78,7 +78,8 @@ def test_nothing_is_not_the_best(tmp_path):
 
 def test_the_summary_shows_a_dash(tmp_path, capsys):
     summary = {"eval_before": {}, "eval_after": {"eval_nll_head_1": 2.0}, "steps": 3,
-               "validation_unigram_entropy": None}  # fmt: skip
+               "validation_unigram_entropy": None, "best_step": 0,
+               "exported_step": None}  # fmt: skip
     report.finish(tmp_path, small_config(), summary, "")
     assert "nll_head_1  -       2.0000" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text()) == summary

@@ -18,14 +18,15 @@ from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
-from shared.run.inputs import count_steps, make_batches
+from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.plan import log_jump, plan_steps
 from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
-from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.optimizer import make_optimizer, rate_of
 from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
 from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
@@ -46,23 +47,26 @@ def train(
     Raises:
       ValueError: for anything the user can mend.
     """
-    cfg = config_in_force(cfg, resume, overrides or {}, NAME)
+    given = overrides or {}
+    cfg = config_in_force(cfg, resume, given, NAME)
     mesh = find_mesh(cfg)
     computed_by = {"device": kind_of(mesh), "jax": jax.__version__}
-    with open_run(cfg, resume, NAME, computed_by) as run:
+    with open_run(cfg, resume, NAME, computed_by, given) as run:
         cfg = run.cfg
         keep_compiled(cfg)
         if run.adopted:
             adopt(run.adopted, run.path, cfg)
         measure_signals(run, mesh)
         training, validation = make_batches(cfg, run.inputs.splits, run.signals())
-        num_steps = count_steps(cfg, training)
+        num_steps = plan_steps(run.inputs, given, training)
         tx = make_optimizer(cfg, num_steps)
         folder, plan = run.path / "checkpoints", cfg.train
         with closing(checkpoint.open_manager(folder)) as manager:
             start, state, done = begin(run, manager, tx, training, validation)
             if (summary := run.finished_already(start, num_steps)) is not None:
                 return summary
+            steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
+            log_jump(cfg, run.before, training, steps, rate)
             checkpoint.drop_after(manager, start)
             state = jax.device_put(state, replicated(mesh))
             eval_step = make_eval_step(cfg, mesh)

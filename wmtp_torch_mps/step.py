@@ -22,7 +22,7 @@ from shared.algorithms import Extremes, Sums, combine, gradient_scales, step_met
 from shared.config.fields import Config
 from shared.data.batches import Batch, micro_batches
 from shared.messages import first_line
-from shared.run.finite import GRADIENTS
+from shared.run.finite import NOT_FINITE
 from wmtp_torch_mps import critic
 from wmtp_torch_mps.device import (
     empty_cache,
@@ -177,8 +177,8 @@ def divide(
 def _clip(
     parameters: dict[str, torch.nn.Parameter], cfg: Config, *, frozen: bool
 ) -> dict[str, Tensor]:
-    """Clips by global norm; the norms before, of trunk and of all else, and a flag for
-    each parameter whether its gradient is finite.
+    """Clips by global norm; the norms before, of trunk and of all else, and which is
+    the first parameter whose gradient is not finite, or -1.
 
     A `frozen` trunk (head warm-up) has no gradient, in the norm as in the update.
     """
@@ -200,8 +200,10 @@ def _clip(
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
     for gradient in groups[True] + groups[False]:
         gradient.mul_(factor)
-    flags = {GRADIENTS: torch.stack(finite)}
-    return {"grad_norm_trunk": trunk, "grad_norm_heads": others} | flags
+    bad_T = ~torch.stack(finite)
+    first = torch.where(bad_T.any(), bad_T.int().argmax(), -1)
+    norms_of = {"grad_norm_trunk": trunk, "grad_norm_heads": others}
+    return norms_of | {NOT_FINITE: first}
 
 
 @torch.no_grad()

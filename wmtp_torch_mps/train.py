@@ -15,10 +15,11 @@ from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
-from shared.run.inputs import count_steps, make_batches
+from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.plan import log_jump, plan_steps
 from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import checkpoint, critic, report
 from wmtp_torch_mps.checkpoint import NAME
@@ -26,6 +27,7 @@ from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
 from wmtp_torch_mps.model import named
 from wmtp_torch_mps.reference import measure_signals
+from wmtp_torch_mps.optimizer import learning_rate
 from wmtp_torch_mps.self_test_batch import test_device
 from wmtp_torch_mps.state import TrainState, make_state
 from wmtp_torch_mps.step import eval_step, train_step
@@ -46,20 +48,23 @@ def train(
     Raises:
       ValueError: for anything the user can mend.
     """
-    cfg = config_in_force(cfg, resume, overrides or {}, NAME)
+    given = overrides or {}
+    cfg = config_in_force(cfg, resume, given, NAME)
     device = find_device(cfg)
     computed_by = {"device": device.type, "torch": torch.__version__}
-    with open_run(cfg, resume, NAME, computed_by) as run:
+    with open_run(cfg, resume, NAME, computed_by, given) as run:
         cfg, tokenizer = run.cfg, run.inputs.tokenizer
         if run.adopted:
             adopt(run.adopted, run.path, cfg, device)
         splits = test_device(run.inputs, device)  # before anything is computed on it
         measure_signals(run, device)
         training, validation = make_batches(cfg, run.inputs.splits, run.signals())
-        num_steps = count_steps(cfg, training)
+        num_steps = plan_steps(run.inputs, given, training)
         start, state, done = begin(run, device, training, validation)
         if (summary := run.finished_already(start, num_steps)) is not None:
             return summary
+        steps, rate = (start, num_steps), partial(learning_rate, cfg.optimizer)
+        log_jump(cfg, run.before, training, steps, rate)
         checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
         data = (training, validation)

@@ -4,14 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from shared.algorithms import head_weights
 from shared.config.fields import Config
 
-# A step's flag for each tensor, whether its gradient is finite: asked only where a norm
-# is not.
-GRADIENTS = "finite_gradients"
+# Of a step: the place of the first tensor whose gradient is not finite, or -1.
+NOT_FINITE = "not_finite"
 SMALLEST_SCALE = 2.0**-24  # of a float16 loss; below it no gradient has ever fitted
 
 
@@ -24,14 +21,15 @@ def read_step(
     is left out.
 
     Args:
-      metrics: scalars, and maybe a flag for each of the `tensors`.
+      metrics: scalars, `NOT_FINITE` among them.
+      tensors: the parameters by their names, in the order that it counts in.
 
     Raises:
       FloatingPointError: naming the step, what is not finite, and the first tensor
         whose gradient is not.
     """
-    found = {name: float(x) for name, x in metrics.items() if name != GRADIENTS}
-    half = "loss_scale" in found
+    found = {name: float(x) for name, x in metrics.items() }
+    bad, half = int(found.pop(NOT_FINITE, -1)), "loss_scale" in found
     if half and found["loss_scale"] < SMALLEST_SCALE:
         raise FloatingPointError(
             f"loss_scale is {found['loss_scale']:.1e} at step {number}: no float16 "
@@ -43,7 +41,7 @@ def read_step(
         if half and name.startswith("grad_norm_"):
             del found[name]
             continue
-        where = _named(metrics.get(GRADIENTS), tensors)
+        where = f"; the gradient of {tensors[bad]} is not finite" if bad >= 0 else ""
         raise FloatingPointError(f"{name} is {value} at step {number}{where}")
     return measured(found, cfg)
 
@@ -61,15 +59,6 @@ def read_reference_step(
     except FloatingPointError as error:
         raise FloatingPointError(f"the reference: {error}") from None
     return {name: x for name, x in found.items() if name == "loss"}
-
-
-def _named(flags: Any, tensors: Sequence[str]) -> str:
-    if flags is None:
-        return ""
-    pairs = zip(tensors, np.asarray(flags), strict=True)
-    bad = [tensor for tensor, finite in pairs if not finite]
-    more = f" (and of {len(bad) - 1} more tensors)" if len(bad) > 1 else ""
-    return f"; not finite is the gradient of {bad[0]}{more}" if bad else ""
 
 
 def measured(metrics: dict[str, float], cfg: Config) -> dict[str, float]:

@@ -26,7 +26,12 @@ from typing import Any
 from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.open_run import Run
-from shared.run.validation import VALIDATION_NLL, eval_metrics, require_finite_eval
+from shared.run.validation import (
+    VALIDATION_NLL,
+    eval_metrics,
+    is_reference,
+    require_finite_eval,
+)
 from shared.state.checkpoints import Progressed, best_kept
 from shared.tracking.console import Progress
 from shared.tracking.flops import throughput
@@ -46,7 +51,7 @@ class Loop:
       num_steps: of the whole run.
       asynchronous: whether a step returns before it is computed.
       peak_flops: of the devices together, a second, if it is known.
-      tensors: names of the parameters, in the order of a step's flags.
+      tensors: names of the parameters, in the order that a step counts them in.
 
     Raises:
       FloatingPointError: if anything measured is not finite; nothing of that step, or
@@ -155,6 +160,12 @@ class Loop:
         done = self.done
         metrics = eval_metrics(results, self.validation, self.cfg)
         require_finite_eval(metrics, number)
+        if self.is_new and is_reference(results, self.validation, self.cfg):
+            log.warning(
+                "the reference gives the nll of the model itself: excess losses begin "
+                "as rounding, and then say only what training has changed (name "
+                "another --reference)"
+            )
         done.last_eval = metrics
         nll = metrics.get(VALIDATION_NLL)
         if nll is not None:  # else it is neither better nor worse

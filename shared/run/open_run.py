@@ -20,6 +20,7 @@ from shared.config.fields import Config
 from shared.config.layers import dump_config, load_config
 from shared.data.tokenizer import load_tokenizer
 from shared.files import write_text
+from shared.run.effects import log_without_effect
 from shared.run.inputs import Inputs, read_inputs
 from shared.run.report import finish, log_inputs, log_signals, summarize
 from shared.signals.columns import needed
@@ -46,6 +47,7 @@ class Run:
       resumed: whether it goes on with an earlier session.
       step: of the checkpoint that was asked for; None is the newest.
       adopted: the exported folder whose state becomes its first checkpoint, if any.
+      before: the config that a resumed run had until now.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Run:
     resumed: bool = False
     step: int | None = None
     adopted: Path | None = None
+    before: Config | None = None
     started: float = field(default_factory=time.perf_counter)
     _passes: list[Pass] = field(default_factory=list)
     _kept: Signals | None = None
@@ -155,7 +158,11 @@ def config_in_force(
 
 @contextmanager
 def open_run(
-    cfg: Config, resume: str, backend: str, computed_by: dict[str, str]
+    cfg: Config,
+    resume: str,
+    backend: str,
+    computed_by: dict[str, str],
+    given: dict[str, Any],
 ) -> Iterator[Run]:
     """Makes the folder of a new run, or finds that of a resumed one, and holds it.
 
@@ -165,6 +172,7 @@ def open_run(
       backend: package of the trainer.
       computed_by: kind of the device and versions of the library that computes, by
         which signals are known.
+      given: fields of files and options; it is said which of them nothing reads.
 
     Raises:
       ValueError: for anything the user can mend. Nothing is left behind of a run that
@@ -186,6 +194,7 @@ def open_run(
         keep_tokenizer(run.path, run.inputs.tokenizer)
         console.setup_logging(run.path, run.cfg.verbose)
         log_inputs(run.inputs)
+        log_without_effect(run.cfg, given, backend)
         run.find_signals(computed_by)
         yield run
     except BaseException:
@@ -218,7 +227,8 @@ def _find(cfg: Config, resume: str, backend: str) -> Run:
     inputs = read_inputs(cfg, backend, path)
     if run_folder.recorded_inputs(path):  # said before anything is written
         run_folder.check_inputs(path, inputs.digests)
-    return Run(path=path, inputs=inputs, resumed=True, step=step)
+    before = load_config(path / "config.yaml")
+    return Run(path=path, inputs=inputs, resumed=True, step=step, before=before)
 
 
 def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
@@ -240,7 +250,8 @@ def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    return Run(path=path, inputs=inputs, resumed=True, adopted=folder)
+    before = header.config
+    return Run(path=path, inputs=inputs, resumed=True, adopted=folder, before=before)
 
 
 def _keep_changes(file: Path, cfg: Config) -> None:

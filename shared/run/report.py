@@ -10,9 +10,10 @@ from shared.config.fields import Config
 from shared.config.layers import dump_config
 from shared.data.batches import Batch, unigram_entropy
 from shared.files import write_json
+from shared.run.effects import log_without_effect
 from shared.run.inputs import Inputs
+from shared.run.plan import log_limits
 from shared.run.validation import VALIDATION_NLL
-from shared.signals.columns import needs_model
 from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed
 from shared.tracking import console
@@ -26,14 +27,6 @@ def log_inputs(inputs: Inputs) -> None:
     cfg = inputs.cfg
     for line in inputs.contamination.lines():
         log.info("%s", line)
-    for field, unread in {
-        "reference.model": cfg.reference.model and not needs_model(cfg, "reference"),
-        "critic.reward_model": (
-            cfg.critic.reward_model and not needs_model(cfg, "reward")
-        ),
-    }.items():
-        if unread:
-            log.warning("%s plays no part in this run (%s)", field, cfg.algo)
     reward = inputs.models.get("reward")
     of_reward = {
         f"{name} (reward model)": split
@@ -71,6 +64,7 @@ def warn_if_useless(explained_variance: float) -> None:
 
 def show_plan(
     inputs: Inputs,
+    given: dict[str, Any],
     parameters: dict[str, int],
     num_steps: int,
     validation: list[Batch],
@@ -79,12 +73,15 @@ def show_plan(
     """Prints what `--dry-run` knows: config, sizes, shapes, memory; writes nothing.
 
     Args:
+      given: fields of files and options, by dotted name.
       parameters: numbers in each part of the model.
       memory: more rows of the last table.
     """
     cfg = inputs.cfg
     print(dump_config(cfg), end="")
     print("\n".join(inputs.contamination.lines()))
+    log_without_effect(cfg, given, inputs.digests["backend"])
+    log_limits(inputs, given, num_steps)
     rows = [(name, f"{count:,}") for name, count in parameters.items()]
     rows.append(("all", f"{sum(parameters.values()):,}"))
     console.table("parameters", ("part", "number"), rows)

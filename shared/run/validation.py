@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from shared import weighting
+from shared.algorithms import needs_nll
 from shared.config.fields import Config
 from shared.data.batches import Batch
 
@@ -35,6 +36,26 @@ def eval_metrics(
         pairs = [(result["value_BL"], result["return_BL"]) for result in results]
         metrics["eval_explained_variance"] = value_errors(pairs, batches)[1]
     return metrics
+
+
+def is_reference(
+    results: list[dict[str, Any]], batches: list[Batch], cfg: Config
+) -> bool:
+    """Whether the reference gives every batch the nll that the model itself gives it.
+
+    Two models that differ do not agree on the sum of any batch, let alone of all.
+
+    Args:
+      results: as of `eval_metrics`.
+    """
+    signals = [batch.signals.get("ref_nll") for batch in batches]
+    if not needs_nll(cfg) or any(signal is None for signal in signals):
+        return False
+    own = [float(np.asarray(result["nll_K"])[0]) for result in results]
+    pairs = zip(signals, batches, strict=True)
+    others = [float(np.sum(nll_BL[batch.target_BL])) for nll_BL, batch in pairs]
+    rounding = 1e-5 if cfg.machine.dtype == "float32" else 1e-3
+    return bool(np.allclose(own, others, rtol=rounding, atol=0))
 
 
 def require_finite_eval(metrics: dict[str, float], step: int) -> None:

@@ -42,7 +42,7 @@ def train(
       cfg: what to run; with `resume` only its output_dir is read.
       resume: a run or checkpoint to go on with, or an exported folder of either
         backend.
-      overrides: fields given explicitly with `resume`.
+      overrides: fields given by files and options; with `resume` they must fit.
 
     Raises:
       ValueError: for anything the user can mend.
@@ -72,9 +72,9 @@ def train(
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
             data = (training, validation)
-            known = {"peak_flops": peak_of(mesh, cfg)}
-            known["tensors"] = tensor_names(state.params)
-            with Loop(run, done, start, num_steps, *data, **known) as loop:
+            names, peak = tensor_names(state.params), peak_of(mesh, cfg)
+            known = {"tensors": names, "peak_flops": peak}
+            with Loop(run, done, *steps, *data, **known) as loop:
                 if loop.is_new:
                     loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                     checkpoint.save(manager, 0, state, loop.position(), plan)

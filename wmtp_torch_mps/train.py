@@ -26,8 +26,8 @@ from wmtp_torch_mps.checkpoint import NAME
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
 from wmtp_torch_mps.model import named
-from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.optimizer import learning_rate
+from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
 from wmtp_torch_mps.state import TrainState, make_state
 from wmtp_torch_mps.step import eval_step, train_step
@@ -43,7 +43,7 @@ def train(
       cfg: what to run; with `resume` only its output_dir is read.
       resume: a run or checkpoint to go on with, or an exported folder of either
         backend.
-      overrides: fields given explicitly with `resume`.
+      overrides: fields given by files and options; with `resume` they must fit.
 
     Raises:
       ValueError: for anything the user can mend.
@@ -69,7 +69,7 @@ def train(
         state.splits = max(state.splits, splits)
         data = (training, validation)
         known = {"asynchronous": False, "tensors": [*named(state.params)]}
-        with Loop(run, done, start, num_steps, *data, **known) as loop:
+        with Loop(run, done, *steps, *data, **known) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)

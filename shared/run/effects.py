@@ -25,9 +25,9 @@ class Effect:
     """Fields that are read under one condition.
 
     Attributes:
-      when: the condition in words, after "read only with".
+      when: the condition in words, after "read with".
       holds: `(cfg, backend)` -> whether it does.
-      fields: their dotted names, those of one group after its name.
+      fields: their dotted names.
     """
 
     when: str
@@ -81,8 +81,8 @@ EFFECTS = (
             "scale_by_layer max_positions vocab_size tie_embeddings norm_epsilon "
             "dropout",
             heads="count",
-            data="source format train_split tokenizer max_examples check_against max_length "
-            "batch_size layout loss_on",
+            data="source format train_split tokenizer max_examples check_against "
+            "max_length batch_size layout loss_on",
             optimizer="name lr schedule warmup_steps weight_decay beta1 clip_norm",
             train="epochs max_steps accumulation eval_every save_every "
             "keep_checkpoints export patience min_delta",
@@ -108,9 +108,7 @@ EFFECTS = (
     Effect(
         "model.rope_type llama3",
         lambda cfg, backend: cfg.model.is_rotary and cfg.model.rope_type == "llama3",
-        _of(
-            model="rope_low_freq_factor rope_high_freq_factor rope_original_positions"
-        ),
+        _of(model="rope_low_freq_factor rope_high_freq_factor rope_original_positions"),
     ),
     Effect(
         "more than one head",
@@ -215,9 +213,7 @@ EFFECTS = (
     ),
     Effect(
         "a reference that is trained first",
-        lambda cfg, backend: (
-            needs_model(cfg, "reference") and not cfg.reference.model
-        ),
+        lambda cfg, backend: needs_model(cfg, "reference") and not cfg.reference.model,
         _of(reference="epochs lr"),
     ),
     Effect(

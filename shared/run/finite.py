@@ -28,7 +28,7 @@ def read_step(
       FloatingPointError: naming the step, what is not finite, and the first tensor
         whose gradient is not.
     """
-    found = {name: float(x) for name, x in metrics.items() }
+    found = {name: float(x) for name, x in metrics.items()}
     bad, half = int(found.pop(NOT_FINITE, -1)), "loss_scale" in found
     if half and found["loss_scale"] < SMALLEST_SCALE:
         raise FloatingPointError(

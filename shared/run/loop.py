@@ -184,7 +184,9 @@ class Loop:
         The metrics of a step are of the parameters before it: a checkpoint is written
         only of a model that gives finite numbers itself.
         """
-        require_finite_eval(eval_metrics([result], self.validation[:1], self.cfg), number)
+        require_finite_eval(
+            eval_metrics([result], self.validation[:1], self.cfg), number
+        )
         self._clock = time.perf_counter()
 
     def position(self) -> dict[str, Any]:

@@ -153,6 +153,11 @@ def config_in_force(
         path, backend, "to go on: export it there, --resume the folder here"
     )
     saved = run_folder.resumed_config(path, overrides)
+    if overrides.get("run_name", path.name) != path.name:
+        raise ValueError(
+            f"run_name must be that of the run that goes on, {path.name!r}, got "
+            f"{overrides['run_name']!r} (a new run goes on from an export)"
+        )
     return replace(saved, output_dir=str(path.parent), run_name=path.name)
 
 

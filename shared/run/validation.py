@@ -48,12 +48,10 @@ def is_reference(
     Args:
       results: as of `eval_metrics`.
     """
-    signals = [batch.signals.get("ref_nll") for batch in batches]
-    if not needs_nll(cfg) or any(signal is None for signal in signals):
+    if not needs_nll(cfg) or any("ref_nll" not in x.signals for x in batches):
         return False
     own = [float(np.asarray(result["nll_K"])[0]) for result in results]
-    pairs = zip(signals, batches, strict=True)
-    others = [float(np.sum(nll_BL[batch.target_BL])) for nll_BL, batch in pairs]
+    others = [float(np.sum(x.signals["ref_nll"][x.target_BL])) for x in batches]
     rounding = 1e-5 if cfg.machine.dtype == "float32" else 1e-3
     return bool(np.allclose(own, others, rtol=rounding, atol=0))
 

@@ -56,7 +56,9 @@ def result(nll, count):
 
 
 def test_validation_reports_heads_that_have_targets():
-    found = eval_metrics([result([6.0, 0.0], [3, 0])], [small_batch()], small_config(heads=2))
+    found = eval_metrics(
+        [result([6.0, 0.0], [3, 0])], [small_batch()], small_config(heads=2)
+    )
     assert found == {"eval_nll_head_0": 2.0}
     nothing = small_batch(lengths=[[1], []])
     cfg = small_config("critic", heads=2)
@@ -89,7 +91,9 @@ def test_the_summary_shows_a_dash(tmp_path, capsys):
 def test_both_trainers_leave_out_heads_without_targets(backend, tmp_path):
     """Documents of four tokens have no target for a fourth head."""
     for split, first in {"train": 0, "validation": 50}.items():
-        texts = [{"prompt": "ab", "completion": chr(65 + first // 5 + n)} for n in range(8)]
+        texts = [
+            {"prompt": "ab", "completion": chr(65 + first // 5 + n)} for n in range(8)
+        ]
         write_rows(tmp_path / "data" / f"{split}.jsonl", *texts)
     options = (
         f"--data {tmp_path / 'data'} --model smoke --heads 4 --train.max-steps 1 "

@@ -42,7 +42,8 @@ def read_step(
             del found[name]
             continue
         where = f"; the gradient of {tensors[bad]} is not finite" if bad >= 0 else ""
-        raise FloatingPointError(f"{name} is {value} at step {number}{where}")
+        said = f"{name} must be finite, got {value} at step {number}{where}"
+        raise FloatingPointError(said)
     return measured(found, cfg)
 
 

@@ -37,7 +37,7 @@ def log_limits(inputs: Inputs, given: dict[str, Any], num_steps: int) -> None:
             most,
         )
     elif most:
-        said = "%d steps: train.max_steps; train.epochs = %d may hold more"
+        said = "%d steps: train.max_steps, within train.epochs = %d"
         log.info(said, num_steps, epochs)
     else:
         log.info("%d steps: train.epochs = %d", num_steps, epochs)
@@ -109,7 +109,7 @@ def log_jump(
     was, now = rate(old, start), rate(new, start)
     if not math.isclose(was, now, rel_tol=1e-6):
         log.warning(
-            "the learning rate goes from %.3g at step %d to %.3g at step %d: the %s "
+            "the learning rate goes from %.2e at step %d to %.2e at step %d: the %s "
             "schedule now ends at step %d, before it ended at step %d",
             rate(old, start - 1),
             start,

@@ -82,7 +82,7 @@ def test_a_jump_of_the_rate_is_said_with_both_rates(rate, caplog):
         return caplog.messages
 
     (line,) = said(longer, (12, 22))
-    assert "from 0.1 at step 12 to 0.5 at step 13" in line
+    assert "from 1.00e-01 at step 12 to 5.00e-01 at step 13" in line
     assert "linear schedule now ends at step 22, before it ended at step 12" in line
     assert said(before, (6, 12)) == []  # goes on as it was
     assert said(longer, (1, 22)) == []  # still in its warm-up
@@ -104,7 +104,7 @@ def test_a_finished_run_that_goes_on_says_so(backend, tmp_path, capsys):
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "learning rate" in x]
     found = rows(tmp_path / "a")
     for step in (4, 5):
-        assert f"{found[step]['lr']:.3g} at step {step}" in line
+        assert f"{found[step]['lr']:.2e} at step {step}" in line
 
 
 # The reference.

@@ -103,9 +103,7 @@ def test_a_float16_gradient_may_overflow_but_not_for_ever():
     assert "grad_norm_trunk" not in kept and kept["loss"] == 2.0
     with pytest.raises(FloatingPointError, match="loss_scale"):
         finite.read_step(1, metrics | {"loss_scale": 2.0**-40}, half, [])
-    with pytest.raises(
-        FloatingPointError, match="grad_norm_trunk must be finite, got inf"
-    ):
+    with pytest.raises(FloatingPointError, match="grad_norm_trunk must be finite"):
         finite.read_step(1, metrics, cfg, [])
 
 
@@ -117,9 +115,7 @@ def test_the_step_after_a_bad_one_is_not_kept(tmp_path):
     loop = Loop(run, Progressed({}, first_eval={}), 0, 3, iter([batch] * 3), [])
     good = {"loss": 1.0, "nll_head_0": 1.0, "rows_head_0": 5.0}
     with (
-        pytest.raises(
-            FloatingPointError, match="loss must be finite, got nan at step 1"
-        ),
+        pytest.raises(FloatingPointError, match=r"loss must .* nan at step 1"),
         loop,
     ):
         for number, batches in loop:
@@ -143,9 +139,7 @@ def test_a_reference_that_diverges_is_told(module, monkeypatch):
     else:
         monkeypatch.setattr(module, "train_step", lambda state, *_: (state, kept))
         monkeypatch.setattr(module, "named", lambda model: {})
-    with pytest.raises(
-        FloatingPointError, match="reference: loss must be finite, got nan at step 1"
-    ):
+    with pytest.raises(FloatingPointError, match=r"reference: loss must .* at step 1"):
         module.train_reference(cfg, None, None)
 
 

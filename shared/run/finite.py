@@ -62,6 +62,15 @@ def read_reference_step(
     return {name: x for name, x in found.items() if name == "loss"}
 
 
+def require_finite_epoch(told: dict[str, float], epoch: int) -> None:
+    """Raises FloatingPointError for a value head that has diverged in stage 1."""
+    for name, value in told.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"value head: {name} must be finite, got {value} after epoch {epoch}"
+            )
+
+
 def measured(metrics: dict[str, float], cfg: Config) -> dict[str, float]:
     """The metrics of a step without the means over nothing.
 

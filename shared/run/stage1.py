@@ -13,12 +13,12 @@ against returns with gae_lambda 1, which do not move.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared.config.fields import CriticConfig
 from shared.data.batches import Batch
+from shared.run.finite import require_finite_epoch
 from shared.run.report import warn_if_useless
 from shared.run.validation import value_errors
 from shared.tracking.console import Progress
@@ -81,11 +81,7 @@ class Stage1:
             "value_error": error,
             "explained_variance": explained,
         }
-        for name, x in self._told.items():
-            if not math.isfinite(x):
-                raise FloatingPointError(
-                    f"value head: {name} is {x} after epoch {self.epoch}"
-                )
+        require_finite_epoch(self._told, self.epoch)
         best = self.epoch == 0 or error < self.value_error - self.cfg.stage1_min_delta
         if best:
             self.best_epoch = self.epoch

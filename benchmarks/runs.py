@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.files import write_json
+
 
 @dataclass(frozen=True)
 class Run:
@@ -70,4 +72,4 @@ def print_table(rows: list[dict[str, Any]], json_file: str | None) -> None:
     for row in rows:
         print(f"| {' | '.join(str(row[name]) for name in names)} |")
     if json_file:
-        Path(json_file).write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(Path(json_file), rows)

@@ -1,11 +1,14 @@
 """Files and folders that are there whole or not at all, whatever stops the writer."""
 
+import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("wmtp")
 
@@ -51,6 +54,19 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a whole text file or none, as `write_whole` does."""
     write_whole(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a whole JSON file or none; null for a number that is not finite."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

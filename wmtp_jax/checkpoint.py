@@ -16,20 +16,25 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from shared.config.fields import Config
-from shared.state.checkpoints import newest_whole
+from shared.config.fields import Config, TrainConfig
+from shared.state.checkpoints import (
+    best_kept,
+    newest_whole,
+    require_finite,
+    superseded,
+)
 from wmtp_jax import critic
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.state import TrainState, abstract_state
+from wmtp_jax.state import TrainState, abstract_state, tensor_names
 
 Manager = ocp.CheckpointManager
 
 
-def open_manager(folder: Path, *, keep: int) -> Manager:
-    """The checkpoints in `folder`, of which the newest `keep` stay."""
+def open_manager(folder: Path) -> Manager:
+    """The checkpoints in `folder`; which of them stay is for `save` to say."""
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        max_to_keep=None,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
     )
@@ -71,15 +76,29 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
     return {"trunk": jax.device_get(state.params["trunk"]), "heads": {}}
 
 
-def save(manager: Manager, step: int, state: TrainState, position: dict) -> None:
-    """Writes one checkpoint; `position` is JSON: data position, best nll, and so on."""
+def save(
+    manager: Manager, step: int, state: TrainState, position: dict, cfg: TrainConfig
+) -> None:
+    """Writes one checkpoint, and removes those that it supersedes.
+
+    Args:
+      position: JSON: data position, best nll, and so on.
+      cfg: how many stay, and whether the best one does.
+
+    Raises:
+      FloatingPointError: if an array is not finite.
+    """
     tree = _to_tree(state)
+    require_finite(step, zip(tensor_names(tree), jax.tree.leaves(tree), strict=True))
     position = {**position, "checksum": _checksum(tree)}
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)
     )
     manager.save(step, args=arguments, force=True)
     manager.wait_until_finished()
+    best = best_kept(position["best_nll"], position["best_step"], cfg)
+    for old in superseded(manager.all_steps(), cfg.keep_checkpoints, best):
+        manager.delete(old)
 
 
 def restore(

@@ -30,6 +30,11 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [cfg.warmup_steps])
 
 
+def rate_of(cfg: OptimizerConfig, num_steps: int, number: int) -> float:
+    """Learning rate of update `number` in a run of so many steps."""
+    return float(make_schedule(cfg, num_steps)(number))
+
+
 def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, the update rule, and a rate per group of parameters."""
     rule, kept_in = cfg.optimizer, cfg.machine.first_moment

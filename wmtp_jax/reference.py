@@ -17,6 +17,7 @@ from shared.axes import shift_to_tokens
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.documents import Split
+from shared.run.finite import read_reference_step
 from shared.run.inputs import reference_batches
 from shared.run.open_run import Run
 from shared.signals.columns import COLUMNS
@@ -26,7 +27,7 @@ from shared.tracking.console import Progress
 from wmtp_jax import checkpoint, model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.state import make_state
+from wmtp_jax.state import make_state, tensor_names
 from wmtp_jax.step import make_train_step
 
 Answer = Callable[[Batch], jax.Array]
@@ -60,10 +61,12 @@ def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
     tx = make_optimizer(cfg, num_steps)
     state = jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
+    tensors = tensor_names(state.params)
     with Progress(num_steps, "reference", every=20) as progress:
         for number, batches in enumerate(islice(train, num_steps), 1):
             state, metrics = step(state, batches)
-            progress.update(number, loss=float(metrics["loss"]))  # host sync
+            told = read_reference_step(number, metrics, cfg, tensors)  # host sync
+            progress.update(number, **told)
     return state.params
 
 

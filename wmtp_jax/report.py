@@ -45,7 +45,9 @@ def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
         ("memory: parameters, moments, batch", f"{held / MIB:,.0f} MiB"),
         ("memory: temporary in a step (XLA)", f"{temporary / MIB:,.0f} MiB"),
     ]
-    report.show_plan(inputs, count_parameters(shapes), num_steps, validation, rows)
+    report.show_plan(
+        inputs, overrides, count_parameters(shapes), num_steps, validation, rows
+    )
 
 
 def machine(params: Params) -> dict[str, Any]:

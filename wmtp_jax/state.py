@@ -49,6 +49,12 @@ def init_state(
     return TrainState(params=params, **_without_params(cfg, tx, params))
 
 
+def tensor_names(tree: Any) -> list[str]:
+    """The arrays of a tree by their dotted names, in the order of its leaves."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return [jax.tree_util.keystr(x, simple=True, separator=".") for x, _ in paths]
+
+
 def _without_params(
     cfg: Config, tx: optax.GradientTransformation, params: Params
 ) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from shared.algorithms import Extremes, Sums, gradient_scales, step_metrics
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.packing import documents_per_row
+from shared.run.finite import NOT_FINITE
 from wmtp_jax import critic, sharding
 from wmtp_jax.loss import micro_batch_sums, run_heads
 from wmtp_jax.optimizer import freeze_trunk, make_schedule
@@ -115,6 +116,10 @@ def train_step(
     """One update over the micro-batches `[A, B, L]`: `(new state, metrics)`."""
     gradient, sums, extremes = accumulate(state, batches, cfg, mesh=mesh)
     metrics = step_metrics(sums, extremes, cfg)
+    # The squares of the norms below: computed once, and nothing more is read for it.
+    squares = [optax.tree.norm(x, squared=True) for x in jax.tree.leaves(gradient)]
+    bad_T = ~jnp.isfinite(jnp.stack(squares))
+    metrics[NOT_FINITE] = jnp.where(jnp.any(bad_T), jnp.argmax(bad_T), -1)
     metrics["grad_norm_trunk"] = optax.tree.norm(gradient["trunk"])
     others = {name: group for name, group in gradient.items() if name != "trunk"}
     metrics["grad_norm_heads"] = optax.tree.norm(others) if others else jnp.zeros(())

@@ -18,19 +18,20 @@ from shared.config.fields import Config
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
-from shared.run.inputs import count_steps, make_batches
+from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.plan import log_jump, plan_steps
 from shared.run.stage1 import Stage1
 from shared.signals.kept import Signals
-from shared.state.checkpoints import Progressed
+from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
-from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.optimizer import make_optimizer, rate_of
 from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
-from wmtp_jax.state import TrainState, abstract_state, make_state
+from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
 from wmtp_jax.step import compile_step, make_eval_step, make_train_step
 
 
@@ -43,15 +44,16 @@ def train(
       cfg: what to run; with `resume` only its output_dir is read.
       resume: a run or checkpoint to go on with, or an exported folder of either
         backend.
-      overrides: fields given explicitly with `resume`.
+      overrides: fields given by files and options; with `resume` they must fit.
 
     Raises:
       ValueError: for anything the user can mend.
     """
-    cfg = config_in_force(cfg, resume, overrides or {}, NAME)
+    given = overrides or {}
+    cfg = config_in_force(cfg, resume, given, NAME)
     mesh = find_mesh(cfg)
     computed_by = {"device": kind_of(mesh), "jax": jax.__version__}
-    with open_run(cfg, resume, NAME, computed_by) as run:
+    with open_run(cfg, resume, NAME, computed_by, given) as run:
         cfg = run.cfg
         keep_compiled(cfg)
         if run.adopted:
@@ -59,22 +61,26 @@ def train(
         measure_signals(run, mesh)
         signals = run.signals()
         training, validation = make_batches(cfg, run.inputs.splits, signals)
-        num_steps = count_steps(cfg, training)
+        num_steps = plan_steps(run.inputs, given, training)
         tx = make_optimizer(cfg, num_steps)
-        folder, keep = run.path / "checkpoints", cfg.train.keep_checkpoints
-        with closing(checkpoint.open_manager(folder, keep=keep)) as manager:
+        folder, plan = run.path / "checkpoints", cfg.train
+        with closing(checkpoint.open_manager(folder)) as manager:
             start, state, done = begin(run, manager, tx, training, signals, mesh)
             if (summary := run.finished_already(start, num_steps)) is not None:
                 return summary
+            steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
+            log_jump(cfg, run.before, training, steps, rate)
             checkpoint.drop_after(manager, start)
             state = jax.device_put(state, replicated(mesh))
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
-            data, peak = (training, validation), peak_of(mesh, cfg)
-            with Loop(run, done, start, num_steps, *data, peak_flops=peak) as loop:
+            data = (training, validation)
+            names, peak = tensor_names(state.params), peak_of(mesh, cfg)
+            known = {"tensors": names, "peak_flops": peak}
+            with Loop(run, done, *steps, *data, **known) as loop:
                 if loop.is_new:
                     loop.evaluated(0, [eval_step(state.params, b) for b in validation])
-                    checkpoint.save(manager, 0, state, loop.position())
+                    checkpoint.save(manager, 0, state, loop.position(), plan)
                 train_step = compile_step(train_step, state, cfg)
                 keep_freed_memory()
                 for number, batches in loop:
@@ -83,15 +89,22 @@ def train(
                     if loop.evaluates(number):
                         results = [eval_step(state.params, b) for b in validation]
                         loop.evaluated(number, results)
+                    elif loop.saves(number):
+                        loop.probed(number, eval_step(state.params, validation[0]))
                     if loop.saves(number):
-                        checkpoint.save(manager, number, state, loop.position())
+                        checkpoint.save(manager, number, state, loop.position(), plan)
 
-        if cfg.train.export:
+        machine = report.machine(state.params) | {"train_step_traces": len(traces)}
+        last, exported = int(state.step), None
+        if plan.export:
+            exported = step_to_export(done, plan, last, steps_in(folder))
+            if exported != last:
+                del state  # before the best is read: never two models in memory
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
             model = {"params": state.params, "cfg": cfg}
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
             replace_folder(run.path / "model", write)
-        machine = report.machine(state.params) | {"train_step_traces": len(traces)}
-        return run.finish(done, int(state.step), num_steps, machine, loop.ui_command)
+        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
 
 
 def begin(

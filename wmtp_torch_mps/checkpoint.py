@@ -14,7 +14,15 @@ from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
-from shared.state.checkpoints import newest_whole, require_step, steps_in
+from shared.state.checkpoints import (
+    best_kept,
+    named_arrays,
+    newest_whole,
+    require_finite,
+    require_step,
+    steps_in,
+    superseded,
+)
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
@@ -31,7 +39,7 @@ def save(
     position: dict[str, Any],
     tokenizer: Tokenizer,
 ) -> None:
-    """Writes one checkpoint, and removes the oldest beyond `train.keep_checkpoints`.
+    """Writes one checkpoint, and removes those that it supersedes.
 
     Args:
       position: JSON: data position, best nll, and so on.
@@ -40,7 +48,8 @@ def save(
     if (folder / str(step)).exists():  # damaged, or this run has been here before
         shutil.rmtree(folder / str(step))
     write(folder / str(step), run, state, position, tokenizer)
-    for old in steps_in(folder)[: -cfg.train.keep_checkpoints]:
+    best = best_kept(position["best_nll"], position["best_step"], cfg.train)
+    for old in superseded(steps_in(folder), cfg.train.keep_checkpoints, best):
         shutil.rmtree(folder / str(old))
 
 
@@ -66,6 +75,8 @@ def write(
         adapted=_adapted(state),
     )
     params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
+    for tree in (params, kept.moments):
+        require_finite(state.step, named_arrays(tree))
     write_training(folder, params, kept, tokenizer, run)
 
 
@@ -83,6 +94,20 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
     folder = run / "checkpoints"
     wanted = require_step(folder, steps_in(folder), step)
     return read_model(folder / str(wanted), cfg.model, extras=False)
+
+
+def read_run(
+    run: Path, cfg: Config, step: int | None = None
+) -> tuple[int, TrainState, dict[str, Any]]:
+    """`(step, state, position)` of a run's checkpoint (its newest), on the CPU.
+
+    Raises:
+      ValueError: if there is none, as well as for what `restore` refuses.
+    """
+    found = restore(run, cfg, torch.device("cpu"), step)
+    if found is None:
+        raise ValueError(f"RUN must hold a checkpoint, got none in {run}")
+    return found
 
 
 def restore(

@@ -44,10 +44,7 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     """
     instead = "python -m wmtp_jax.export reads it"
     path, wanted, cfg, tokenizer = run_to_export(run, checkpoint.NAME, instead)
-    found = checkpoint.restore(path, cfg, torch.device("cpu"), wanted)
-    if found is None:
-        raise ValueError(f"RUN must hold a checkpoint, got none in {path}")
-    step, state, position = found
+    step, state, position = checkpoint.read_run(path, cfg, wanted)
     if model_only:
         export(folder, state.params, tokenizer)
     else:

@@ -16,6 +16,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.documents import Split
 from shared.huggingface.tree import Params
+from shared.run.finite import read_reference_step
 from shared.run.inputs import reference_batches
 from shared.run.open_run import Run
 from shared.signals.columns import COLUMNS
@@ -25,7 +26,7 @@ from shared.tracking.console import Progress
 from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.loss import nll_heads, run_trunk, targets_of
-from wmtp_torch_mps.model import WMTP, fill, from_tree
+from wmtp_torch_mps.model import WMTP, fill, from_tree, named
 from wmtp_torch_mps.state import make_state
 from wmtp_torch_mps.step import train_step
 
@@ -66,10 +67,12 @@ def train_reference(cfg: Config, split: Split, device: torch.device) -> WMTP:
     """Plain next-token training of the start model on the `reference` split."""
     train, num_steps = reference_batches(cfg, split)
     state = make_state(cfg, device)
+    tensors = [*named(state.params)]
     with Progress(num_steps, "reference", every=20) as progress:
         for number, batches in enumerate(islice(train, num_steps), 1):
             state, metrics = train_step(state, batches, num_steps)
-            progress.update(number, loss=float(metrics["loss"]))
+            told = read_reference_step(number, metrics, cfg, tensors)  # host sync
+            progress.update(number, **told)
     return state.params
 
 

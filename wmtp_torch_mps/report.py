@@ -49,7 +49,7 @@ def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
         ("memory: parameters, gradients, moments", f"{held / MIB:,.0f} MiB"),
     ]
     steps = count_steps(cfg, train)
-    report.show_plan(inputs, counts, steps, validation, rows)
+    report.show_plan(inputs, overrides, counts, steps, validation, rows)
 
 
 def machine(state: TrainState) -> dict[str, Any]:

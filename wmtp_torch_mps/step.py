@@ -22,6 +22,7 @@ from shared.algorithms import Extremes, Sums, combine, gradient_scales, step_met
 from shared.config.fields import Config
 from shared.data.batches import Batch, micro_batches
 from shared.messages import first_line
+from shared.run.finite import NOT_FINITE
 from wmtp_torch_mps import critic
 from wmtp_torch_mps.device import (
     empty_cache,
@@ -176,15 +177,22 @@ def divide(
 def _clip(
     parameters: dict[str, torch.nn.Parameter], cfg: Config, *, frozen: bool
 ) -> dict[str, Tensor]:
-    """Clips by global norm; the norms before, of trunk and of all else.
+    """Clips by global norm; the norms before, of trunk and of all else, and which is
+    the first parameter whose gradient is not finite, or -1.
 
     A `frozen` trunk (head warm-up) has no gradient, in the norm as in the update.
     """
+    norm = torch.linalg.vector_norm
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    norms: dict[bool, list[Tensor]] = {True: [], False: []}
+    finite = []
     for name, parameter in parameters.items():
-        groups[group_of(name) == "trunk"].append(parameter.grad)
-    trunk, others = (torch.nn.utils.get_total_norm(groups[x]) for x in (True, False))
-    others = others.to(trunk.device)  # with one head of nothing, and on the CPU
+        in_trunk = group_of(name) == "trunk"
+        groups[in_trunk].append(parameter.grad)
+        norms[in_trunk].append(norm(parameter.grad))
+        finite.append(norms[in_trunk][-1].isfinite())
+    trunk = norm(torch.stack(norms[True]))
+    others = norm(torch.stack(norms[False])) if norms[False] else trunk.new_zeros(())
     if frozen:
         for gradient in groups[True]:
             gradient.zero_()
@@ -192,7 +200,10 @@ def _clip(
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
     for gradient in groups[True] + groups[False]:
         gradient.mul_(factor)
-    return {"grad_norm_trunk": trunk, "grad_norm_heads": others}
+    bad_T = ~torch.stack(finite)
+    first = torch.where(bad_T.any(), bad_T.int().argmax(), -1)
+    norms_of = {"grad_norm_trunk": trunk, "grad_norm_heads": others}
+    return norms_of | {NOT_FINITE: first}
 
 
 @torch.no_grad()

@@ -14,17 +14,20 @@ from shared.config.fields import Config
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
-from shared.run.inputs import count_steps, make_batches
+from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.plan import log_jump, plan_steps
 from shared.run.stage1 import Stage1
 from shared.signals.kept import Signals
-from shared.state.checkpoints import Progressed
+from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import checkpoint, critic, report
 from wmtp_torch_mps.checkpoint import NAME
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
+from wmtp_torch_mps.model import named
+from wmtp_torch_mps.optimizer import learning_rate
 from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
 from wmtp_torch_mps.state import TrainState, make_state
@@ -41,15 +44,16 @@ def train(
       cfg: what to run; with `resume` only its output_dir is read.
       resume: a run or checkpoint to go on with, or an exported folder of either
         backend.
-      overrides: fields given explicitly with `resume`.
+      overrides: fields given by files and options; with `resume` they must fit.
 
     Raises:
       ValueError: for anything the user can mend.
     """
-    cfg = config_in_force(cfg, resume, overrides or {}, NAME)
+    given = overrides or {}
+    cfg = config_in_force(cfg, resume, given, NAME)
     device = find_device(cfg)
     computed_by = {"device": device.type, "torch": torch.__version__}
-    with open_run(cfg, resume, NAME, computed_by) as run:
+    with open_run(cfg, resume, NAME, computed_by, given) as run:
         cfg, tokenizer = run.cfg, run.inputs.tokenizer
         if run.adopted:
             adopt(run.adopted, run.path, cfg, device)
@@ -57,14 +61,17 @@ def train(
         measure_signals(run, device)
         signals = run.signals()
         training, validation = make_batches(cfg, run.inputs.splits, signals)
-        num_steps = count_steps(cfg, training)
+        num_steps = plan_steps(run.inputs, given, training)
         start, state, done = begin(run, device, training, signals)
         if (summary := run.finished_already(start, num_steps)) is not None:
             return summary
+        steps, rate = (start, num_steps), partial(learning_rate, cfg.optimizer)
+        log_jump(cfg, run.before, training, steps, rate)
         checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
         data = (training, validation)
-        with Loop(run, done, start, num_steps, *data, asynchronous=False) as loop:
+        known = {"asynchronous": False, "tensors": [*named(state.params)]}
+        with Loop(run, done, *steps, *data, **known) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
@@ -75,14 +82,22 @@ def train(
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
                     loop.evaluated(number, results)
+                elif loop.saves(number):
+                    loop.probed(number, eval_step(state.params, validation[0]))
                 if loop.saves(number):
                     checkpoint.save(run.path, number, state, loop.position(), tokenizer)
 
+        machine = report.machine(state)
+        last, exported = state.step, None
         if cfg.train.export:
+            saved = steps_in(run.path / "checkpoints")
+            exported = step_to_export(done, cfg.train, last, saved)
+            if exported != last:
+                del state  # before the best is read: never two models in memory
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
             write = partial(export, model=state.params, tokenizer=tokenizer)
             replace_folder(run.path / "model", write)
-        machine = report.machine(state)
-        return run.finish(done, state.step, num_steps, machine, loop.ui_command)
+        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
 
 
 def begin(

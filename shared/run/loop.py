@@ -6,6 +6,8 @@
             loop.log(number, metrics, batches)
             if loop.evaluates(number):
                 loop.evaluated(number, [eval_step(state.params, b) for b in validation])
+            elif loop.saves(number):
+                loop.probed(number, eval_step(state.params, validation[0]))
             if loop.saves(number):
                 save(number, state, loop.position())
 
@@ -14,18 +16,23 @@ asynchronous), so that the device never waits for the host.
 """
 
 import logging
-import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 from shared.data.batches import Batch, TrainBatches
+from shared.run.finite import read_step
 from shared.run.open_run import Run
-from shared.run.validation import eval_metrics
-from shared.state.checkpoints import Progressed
+from shared.run.validation import (
+    VALIDATION_NLL,
+    eval_metrics,
+    is_reference,
+    require_finite_eval,
+)
+from shared.state.checkpoints import Progressed, best_kept
 from shared.tracking.console import Progress
 from shared.tracking.flops import throughput
 from shared.tracking.tracking import open_trackers
@@ -44,9 +51,11 @@ class Loop:
       num_steps: of the whole run.
       asynchronous: whether a step returns before it is computed.
       peak_flops: of the devices together, a second, if it is known.
+      tensors: names of the parameters, in the order that a step counts them in.
 
     Raises:
-      FloatingPointError: if the loss is not finite; no checkpoint is written then.
+      FloatingPointError: if anything measured is not finite; nothing of that step, or
+        of the one after it, is kept then.
       KeyboardInterrupt: at the end of the `with`, if the run was told to stop; by then
         it has been saved.
     """
@@ -62,11 +71,13 @@ class Loop:
         *,
         asynchronous: bool = True,
         peak_flops: float | None = None,
+        tensors: Sequence[str] = (),
     ) -> None:
         self.run, self.cfg, self.done = run, run.cfg, done
         self.start, self.num_steps = start, num_steps
         self.train, self.validation = train, validation
         self.asynchronous, self.peak_flops = asynchronous, peak_flops
+        self.tensors = tensors
         # A run killed before its first checkpoint starts again, without any row.
         resume_step = (-1 if self.is_new else start) if run.resumed else None
         self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)
@@ -131,9 +142,15 @@ class Loop:
         return number % self.cfg.train.eval_every == 0 or number == self.num_steps
 
     def saves(self, number: int) -> bool:
-        """Whether a checkpoint is written after this step and its evaluation."""
+        """Whether a checkpoint is written after this step and its evaluation.
+
+        With early stopping also of every model that is the best so far.
+        """
         due = number % self.cfg.train.save_every == 0 or number == self.num_steps
-        return due or self.stopping or (self._is_enough and self.evaluates(number))
+        ends = self._is_enough and self.evaluates(number)
+        done = self.done
+        best = best_kept(done.best_nll, done.best_step, self.cfg.train) == number
+        return due or self.stopping or ends or best
 
     def evaluated(self, number: int, results: list[dict[str, Any]]) -> None:
         """Takes what `eval_step` gave for each validation batch.
@@ -142,16 +159,35 @@ class Loop:
         """
         done = self.done
         metrics = eval_metrics(results, self.validation, self.cfg)
+        require_finite_eval(metrics, number)
+        if self.is_new and is_reference(results, self.validation, self.cfg):
+            log.warning(
+                "the reference gives the nll of the model itself: excess losses begin "
+                "as rounding, and then say only what training has changed (name "
+                "another --reference)"
+            )
         done.last_eval = metrics
-        nll = metrics["eval_nll_head_0"]
-        if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
-            done.best_nll, done.best_step, done.worse = nll, number, 0
-        else:
-            done.worse += 1
+        nll = metrics.get(VALIDATION_NLL)
+        if nll is not None:  # else it is neither better nor worse
+            if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
+                done.best_nll, done.best_step, done.worse = nll, number, 0
+            else:
+                done.worse += 1
         if done.first_eval is None:
             done.first_eval = metrics
             self.tracker.log(metrics, number)
         self._write(metrics)
+
+    def probed(self, number: int, result: dict[str, Any]) -> None:
+        """Takes what `eval_step` gave for one batch of a step that is only saved.
+
+        The metrics of a step are of the parameters before it: a checkpoint is written
+        only of a model that gives finite numbers itself.
+        """
+        require_finite_eval(
+            eval_metrics([result], self.validation[:1], self.cfg), number
+        )
+        self._clock = time.perf_counter()
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint holds beside arrays, as JSON; the step before is logged."""
@@ -168,9 +204,7 @@ class Loop:
         if self._pending is None or self._read is not None:
             return
         number, metrics, batches = self._pending
-        self._read = {name: float(x) for name, x in metrics.items()}  # host sync
-        if not math.isfinite(self._read["loss"]):
-            raise FloatingPointError(f"loss is {self._read['loss']} at step {number}")
+        self._read = read_step(number, metrics, self.cfg, self.tensors)  # host sync
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         peak = self.peak_flops

@@ -20,6 +20,7 @@ from shared.config.fields import Config
 from shared.config.layers import dump_config, load_config
 from shared.data.tokenizer import load_tokenizer
 from shared.files import write_text
+from shared.run.effects import log_without_effect
 from shared.run.inputs import Inputs, read_inputs
 from shared.run.report import finish, log_inputs, log_signals, summarize
 from shared.signals.columns import needed
@@ -46,6 +47,7 @@ class Run:
       resumed: whether it goes on with an earlier session.
       step: of the checkpoint that was asked for; None is the newest.
       adopted: the exported folder whose state becomes its first checkpoint, if any.
+      before: the config that a resumed run had until now.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Run:
     resumed: bool = False
     step: int | None = None
     adopted: Path | None = None
+    before: Config | None = None
     started: float = field(default_factory=time.perf_counter)
     _passes: list[Pass] = field(default_factory=list)
     _kept: Signals | None = None
@@ -97,15 +100,18 @@ class Run:
         num_steps: int,
         machine: dict[str, Any],
         ui_command: str,
+        exported: int | None,
     ) -> dict[str, Any]:
         """Writes `summary.json` and says how it ended; returns the summary.
 
         Args:
           steps: made so far, of `num_steps`.
           machine: what the backend adds: parameters, device, peak memory, versions.
+          exported: the step whose model was exported, if any.
         """
         signals = self._kept or Signals()
         summary = summarize(self.inputs, signals, done, steps, num_steps, machine)
+        summary["exported_step"] = exported
         summary["seconds"] = round(time.perf_counter() - self.started, 1)
         finish(self.path, self.cfg, summary, ui_command)
         return summary
@@ -147,12 +153,21 @@ def config_in_force(
         path, backend, "to go on: export it there, --resume the folder here"
     )
     saved = run_folder.resumed_config(path, overrides)
+    if overrides.get("run_name", path.name) != path.name:
+        raise ValueError(
+            f"run_name must be that of the run that goes on, {path.name!r}, got "
+            f"{overrides['run_name']!r} (a new run goes on from an export)"
+        )
     return replace(saved, output_dir=str(path.parent), run_name=path.name)
 
 
 @contextmanager
 def open_run(
-    cfg: Config, resume: str, backend: str, computed_by: dict[str, str]
+    cfg: Config,
+    resume: str,
+    backend: str,
+    computed_by: dict[str, str],
+    given: dict[str, Any],
 ) -> Iterator[Run]:
     """Makes the folder of a new run, or finds that of a resumed one, and holds it.
 
@@ -162,6 +177,7 @@ def open_run(
       backend: package of the trainer.
       computed_by: kind of the device and versions of the library that computes, by
         which signals are known.
+      given: fields of files and options; it is said which of them nothing reads.
 
     Raises:
       ValueError: for anything the user can mend. Nothing is left behind of a run that
@@ -183,6 +199,7 @@ def open_run(
         keep_tokenizer(run.path, run.inputs.tokenizer)
         console.setup_logging(run.path, run.cfg.verbose)
         log_inputs(run.inputs)
+        log_without_effect(run.cfg, given, backend)
         run.find_signals(computed_by)
         yield run
     except BaseException:
@@ -215,7 +232,8 @@ def _find(cfg: Config, resume: str, backend: str) -> Run:
     inputs = read_inputs(cfg, backend, path)
     if run_folder.recorded_inputs(path):  # said before anything is written
         run_folder.check_inputs(path, inputs.digests)
-    return Run(path=path, inputs=inputs, resumed=True, step=step)
+    before = load_config(path / "config.yaml")
+    return Run(path=path, inputs=inputs, resumed=True, step=step, before=before)
 
 
 def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
@@ -237,7 +255,8 @@ def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    return Run(path=path, inputs=inputs, resumed=True, adopted=folder)
+    before = header.config
+    return Run(path=path, inputs=inputs, resumed=True, adopted=folder, before=before)
 
 
 def _keep_changes(file: Path, cfg: Config) -> None:

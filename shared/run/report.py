@@ -1,6 +1,5 @@
 """What a person reads: before a run (`--dry-run`), during it, and after it."""
 
-import json
 import logging
 import resource
 import sys
@@ -11,9 +10,11 @@ from shared.config.fields import Config
 from shared.config.layers import dump_config
 from shared.data.batches import Batch, unigram_entropy
 from shared.data.documents import Split
-from shared.files import write_text
+from shared.files import write_json
+from shared.run.effects import log_without_effect
 from shared.run.inputs import Inputs
-from shared.signals.columns import needs_model
+from shared.run.plan import log_limits
+from shared.run.validation import VALIDATION_NLL
 from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed
 from shared.tracking import console
@@ -27,14 +28,6 @@ def log_inputs(inputs: Inputs) -> None:
     cfg = inputs.cfg
     for line in inputs.contamination.lines():
         log.info("%s", line)
-    for field, unread in {
-        "reference.model": cfg.reference.model and not needs_model(cfg, "reference"),
-        "critic.reward_model": (
-            cfg.critic.reward_model and not needs_model(cfg, "reward")
-        ),
-    }.items():
-        if unread:
-            log.warning("%s plays no part in this run (%s)", field, cfg.algo)
     reward = inputs.models.get("reward")
     of_reward = {
         f"{name} (reward model)": split
@@ -83,6 +76,7 @@ def warn_if_useless(explained_variance: float) -> None:
 
 def show_plan(
     inputs: Inputs,
+    given: dict[str, Any],
     parameters: dict[str, int],
     num_steps: int,
     validation: list[Batch],
@@ -91,6 +85,7 @@ def show_plan(
     """Prints what `--dry-run` knows: config, sizes, shapes, memory; writes nothing.
 
     Args:
+      given: fields of files and options, by dotted name.
       parameters: numbers in each part of the model.
       memory: more rows of the last table.
     """
@@ -99,6 +94,8 @@ def show_plan(
     print("\n".join(inputs.contamination.lines()))
     for name, split in inputs.splits.items():
         print("".join(f"{line}\n" for line in _losses(name, split, cfg)), end="")
+    log_without_effect(cfg, given, inputs.digests["backend"])
+    log_limits(inputs, given, num_steps)
     rows = [(name, f"{count:,}") for name, count in parameters.items()]
     rows.append(("all", f"{sum(parameters.values()):,}"))
     console.table("parameters", ("part", "number"), rows)
@@ -157,6 +154,10 @@ def summarize(
     } | machine
 
 
+def _shown(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4f}"
+
+
 def peak_of_process() -> int:
     """Bytes that this process held at most."""
     kilobyte = 1 if sys.platform == "darwin" else 1024
@@ -165,21 +166,31 @@ def peak_of_process() -> int:
 
 def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) -> None:
     """Writes `summary.json`, prints the outcome and where to look."""
-    write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json(path / "summary.json", summary)
     before, after = summary["eval_before"], summary["eval_after"]
     rows = [
-        (name.removeprefix("eval_"), f"{before[name]:.4f}", f"{after[name]:.4f}")
+        (name.removeprefix("eval_"), _shown(before.get(name)), _shown(after[name]))
         for name in after
     ]
     title = f"{cfg.algo}: validation before and after {summary['steps']} steps"
     console.table(title, ("head", "before", "after"), rows)
     log.info(
-        "validation nll (head 0) %.4f; unigram entropy of the validation split %.4f",
-        after["eval_nll_head_0"],
-        summary["validation_unigram_entropy"],
+        "validation nll (head 0) %s; unigram entropy of the validation split %s",
+        _shown(after.get(VALIDATION_NLL)),
+        _shown(summary["validation_unigram_entropy"]),
     )
     if "eval_explained_variance" in after:
         warn_if_useless(after["eval_explained_variance"])
+    best, exported = summary["best_step"], summary["exported_step"]
+    if cfg.train.patience and exported is not None:
+        log.info(
+            "step %d is the best (validation nll %s), step %d the last; the model is "
+            "that of step %d",
+            best,
+            _shown(summary["best_eval_nll_head_0"]),
+            summary["steps"],
+            exported,
+        )
     log.info("run folder: %s", path)
     if ui_command:
         log.info("look at it: %s", ui_command)

@@ -29,6 +29,7 @@ import numpy as np
 
 from shared.data.batches import Batch
 from shared.data.packing import epoch_order
+from shared.run.finite import require_finite_epoch
 from shared.run.linear_fit import fit_linear, start_head
 from shared.run.open_run import Run
 from shared.run.report import warn_if_useless
@@ -164,20 +165,19 @@ class Stage1:
           value_loss: of the epoch's last step, to be shown.
 
         Raises:
-          FloatingPointError: if the values are not finite before any epoch.
+          FloatingPointError: if the head has diverged.
         """
         return_N = self._states["validation"].return_N
         value_N = np.concatenate([np.asarray(x)[:ROWS] for x in values])[
             : len(return_N)
         ]
         error, explained = value_errors(value_N, return_N)
-        if not np.isfinite(error) and self.epoch == 0:
-            raise FloatingPointError("the value head's first values are not finite")
         self._told = {
             "value_loss": float(value_loss),
             "value_error": error,
             "explained_variance": explained,
         }
+        require_finite_epoch(self._told, self.epoch)
         less = self.cfg.critic.stage1_min_delta if self.epoch else 0.0
         best = error < self.value_error - less
         if best:

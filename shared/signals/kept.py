@@ -6,7 +6,6 @@
 They lie in the run folder, and beside a model that either trainer can go on from.
 """
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from shared.data.documents import Split
-from shared.files import write_text, write_whole
+from shared.files import write_json, write_whole
 from shared.huggingface.json_keys import Keys, read_keys
 from shared.messages import first_line
 from shared.signals import cache
@@ -56,8 +55,7 @@ def keep_signals(folder: Path, signals: Signals, splits: dict[str, Split]) -> No
         for name, by_split in signals.columns.items():
             for split, values in by_split.items():
                 cache.save(made, f"{name}-{split}", name, values)
-        text = json.dumps({"sources": signals.sources}, indent=2)
-        write_text(made / WORDS, text + "\n")
+        write_json(made / WORDS, {"sources": signals.sources})
         _read(made, signals.columns, splits)
         made.rename(folder)
     except OSError as error:

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from shared.config.fields import TrainConfig
 from shared.messages import first_line
 
 log = logging.getLogger("wmtp")
@@ -35,6 +38,62 @@ class Progressed:
     best_step: int = 0
     worse: int = 0
     stage1: dict[str, float] | None = None
+
+
+def best_kept(best_nll: float | None, best_step: int, cfg: TrainConfig) -> int | None:
+    """The step whose checkpoint stays whatever comes; None without early stopping."""
+    return best_step if cfg.patience > 0 and best_nll is not None else None
+
+
+def superseded(steps: Iterable[int], keep: int, best: int | None) -> list[int]:
+    """Steps whose checkpoints may go: all but the newest `keep`, and the best."""
+    return [step for step in sorted(steps)[:-keep] if step != best]
+
+
+def step_to_export(
+    done: Progressed, cfg: TrainConfig, last: int, there: Iterable[int]
+) -> int:
+    """The last step, or with early stopping the best.
+
+    Args:
+      there: steps of the checkpoints; the best may be missing where early stopping was
+        asked for after it.
+    """
+    best = best_kept(done.best_nll, done.best_step, cfg)
+    if best is None or best in (last, *there):
+        return last if best is None else best
+    log.warning(
+        "the best model, of step %d, was not kept: the last, of step %d, is exported",
+        best,
+        last,
+    )
+    return last
+
+
+def require_finite(step: int, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Holds what is to be saved after a step against infinity, before it is written.
+
+    Args:
+      tensors: names and arrays.
+
+    Raises:
+      FloatingPointError: naming the first tensor with a number that is not finite.
+    """
+    for name, tensor in tensors:
+        # A sum in float64 needs no array of flags, and float32 cannot overflow in it.
+        if not np.isfinite(np.sum(np.asarray(tensor), dtype=np.float64)):
+            raise FloatingPointError(
+                f"{name} is not finite after step {step}, which is not saved"
+            )
+
+
+def named_arrays(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The arrays of nested dicts under their dotted names."""
+    if not isinstance(tree, dict):
+        yield name, tree
+        return
+    for key, inner in tree.items():
+        yield from named_arrays(inner, f"{name}.{key}".lstrip("."))
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -31,7 +31,7 @@ def _is_count(x: Any) -> bool:
 
 
 def _is_number(x: Any) -> bool:
-    return type(x) in (int, float)  # NaN too: a metric may be that
+    return type(x) in (int, float)  # NaN too, in what an older version wrote
 
 
 def _is_of(x: Any, holds: Any) -> bool:
@@ -129,7 +129,8 @@ def write_header(folder: Path, state: Header, digests: dict[str, str]) -> None:
         "sha256": digests,
     }
     content["digest"] = _digest(content)
-    write_text(folder / HEADER, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_text(folder / HEADER, text + "\n")
     read_header(folder)
 
 

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from shared.config.fields import Config
 from shared.config.layers import build, dump_config, flatten, load_config
-from shared.files import write_text
+from shared.files import write_json, write_text
 
 # Fields that a resumed run may change: they decide how long it runs and what it tells,
 # not what a step computes (but a linear or cosine schedule ends where the run does).
@@ -141,7 +141,7 @@ def check_inputs(path: Path, inputs: dict[str, str]) -> None:
     """
     file = path / "inputs.json"
     if not file.exists():
-        write_text(file, json.dumps(inputs, indent=2) + "\n")
+        write_json(file, inputs)
         return
     before = recorded_inputs(path)
     differ = sorted(k for k in inputs | before if before.get(k) != inputs.get(k))

@@ -129,6 +129,13 @@ def test_it_ends_when_validation_no_longer_improves(tmp_path):
     assert head["outer"][0] == -head["outer"][1] != 0  # the linear fit is what is left
 
 
+def test_a_head_that_diverges_is_told(tmp_path):
+    cfg = config(stage1_lr=1e30)
+    with pytest.raises(FloatingPointError, match="value head: value_error must be"):
+        in_torch(cfg, stage1_of(cfg, tmp_path))
+    assert not [*tmp_path.iterdir()]
+
+
 def states_of(cfg: Config, folder, name="train", most=10**9, answer=None) -> States:
     states = States(folder / name, SPLITS[name], {"reward": REWARD[name]}, cfg, most)
     for batch in states:

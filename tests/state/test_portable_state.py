@@ -104,9 +104,15 @@ def test_moments_have_the_names_and_the_layout_of_their_parameters(made):
         np.testing.assert_array_equal(moments[f"first/{name}"], x * np.float32(0.3))
 
 
-def test_numbers_that_json_has_no_words_for(tmp_path, tokenizer):
+def test_numbers_that_json_has_no_words_for_are_not_written(tmp_path, tokenizer):
+    place = asdict(PLACE) | {"best_nll": float("nan")}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(tmp_path, tokenizer, config(), state_of(config(), position=place))
+
+
+def test_small_numbers_and_what_a_trainer_adapted_to(tmp_path, tokenizer):
     cfg = config("qwen2", lr=1e-17)
-    place = asdict(PLACE) | {"best_nll": float("nan"), "stage1": {"epochs": 2}}
+    place = asdict(PLACE) | {"best_nll": None, "stage1": {"epochs": 2}}
     scale = {"scale": 65536.0, "splits": 2.0}
     state = state_of(
         cfg, step=0, position=place, adapted=scale, updates=0, backend="wmtp_torch_mps"
@@ -114,7 +120,7 @@ def test_numbers_that_json_has_no_words_for(tmp_path, tokenizer):
     write(tmp_path / "out", tokenizer, cfg, state)
     found = check_state(tmp_path / "out")
     assert (found.step, found.backend) == (0, "wmtp_torch_mps")
-    assert np.isnan(found.position["best_nll"]) and found.adapted == scale
+    assert found.position["stage1"] == {"epochs": 2} and found.adapted == scale
     assert found.config.optimizer.lr == 1e-17
 
 

@@ -164,6 +164,12 @@ def test_a_resumed_run_must_keep_its_config(field, whole, capsys):
     assert says in both and "data.layout" in both
 
 
+def test_a_resumed_run_keeps_its_name(whole, copied, capsys):
+    line = refused(whole, capsys, "--run-name", "other")
+    assert "run_name must be that of the run that goes on" in line
+    assert resume(copied, "--run-name", copied.name) == 0
+
+
 def test_a_resumed_run_must_keep_its_data(tmp_path, monkeypatch, capsys):
     rows = [{"prompt": f"{n} =", "completion": f" {n}"} for n in range(6)]
     lines = [json.dumps(row) + "\n" for row in rows]

@@ -183,7 +183,7 @@ def reference_batches(cfg: Config, split: Split) -> tuple[TrainBatches, int]:
         {},
         max_length=cfg.data.max_length,
         batch_size=cfg.data.batch_size,
-        accumulation=1,
+        accumulation=cfg.train.accumulation,
         layout=cfg.data.layout,
         seed=cfg.seed,
     )

@@ -34,6 +34,7 @@ from shared.huggingface.names import (
     UNEMBED,
     VALUE,
     file_of,
+    unwrapped,
 )
 from shared.huggingface.safetensors import (
     Stored,
@@ -123,7 +124,7 @@ def _open(
             f"got {'the file' if there else 'mtp_config'} alone"
         )
     others = [file for file in (HEADS, VALUE) if (folder / file).is_file()]
-    stored |= {file: open_file(folder / file) for file in others}
+    stored |= {file: _unwrap(open_file(folder / file)) for file in others}
     if cfg.tie_embeddings:
         _drop_tied(stored[MODEL], cfg)
     for file, tensors in stored.items():
@@ -266,16 +267,32 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 def _open_base(folder: Path, cfg: ModelConfig) -> dict[str, Stored]:
     prefix = re.escape(TRUNK[cfg.family]["prefix"])
     buffer = re.compile(f"({prefix})?({BUFFERS[cfg.family]})")
-    stored = open_model(folder)
+    stored = _unwrap(open_model(folder))
     return {name: at for name, at in stored.items() if not buffer.fullmatch(name)}
 
 
+def _unwrap(stored: dict[str, Stored]) -> dict[str, Stored]:
+    """The same tensors under the names of the model itself."""
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        if (other := found.setdefault(unwrapped(name), tensor)) is not tensor:
+            raise ValueError(
+                f"tensor {unwrapped(name)!r} must be stored once, got it twice: as "
+                f"{other.name!r} and {name!r} in {tensor.file}"
+            )
+    return found
+
+
 def _drop_tied(stored: dict[str, Stored], cfg: ModelConfig) -> None:
-    """Passes over an unembedding that is stored although it is the embedding."""
-    names = TRUNK[cfg.family]
-    places = (names["prefix"] + names["embed"], names["embed"])
+    """Leaves one of embedding and unembedding, which are the same: the embedding."""
+    if UNEMBED not in stored:
+        return
+    names, prefix = TRUNK[cfg.family], TRUNK[cfg.family]["prefix"]
+    places = (prefix + names["embed"], names["embed"])
     embed = next((name for name in places if name in stored), None)
-    if UNEMBED not in stored or embed is None:
+    if embed is None:
+        with_prefix = any(name.startswith(prefix) for name in stored)
+        stored[places[not with_prefix]] = stored.pop(UNEMBED)
         return
     pair = StoredTensors({name: stored[name] for name in (UNEMBED, embed)})
     if not np.array_equal(pair[UNEMBED], pair[embed]):

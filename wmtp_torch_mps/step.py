@@ -57,13 +57,15 @@ def train_step(
     frozen = state.step < cfg.heads.warmup_steps
     metrics |= _clip(named(model), cfg, frozen=frozen)
     metrics["lr"] = learning_rate(cfg.optimizer, num_steps, state.step)
-    set_rates(optimizer, metrics["lr"], frozen=frozen)
+    set_rates(optimizer, metrics["lr"])
     scaler.step(optimizer)
     if scaler.is_enabled():
         before = scaler.get_scale()
         scaler.update()
         metrics["loss_scale"] = scaler.get_scale()
-        state.skipped += metrics["loss_scale"] < before
+        skipped = metrics["loss_scale"] < before
+        state.skipped += skipped
+        state.skipped_frozen += skipped and frozen
     state.step += 1
     metrics |= memory_in_use(device)
     state.peak_bytes = max(state.peak_bytes, peak_memory(device))
@@ -178,19 +180,19 @@ def _clip(
 ) -> dict[str, Tensor]:
     """Clips by global norm; the norms before, of trunk and of all else.
 
-    A `frozen` trunk (head warm-up) has no gradient, in the norm as in the update.
+    A `frozen` trunk (head warm-up) has no gradient, in the norm as for the optimizer,
+    which leaves it alone and counts its updates from the first that it makes.
     """
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in parameters.items():
         groups[group_of(name) == "trunk"].append(parameter.grad)
+        if frozen and group_of(name) == "trunk":
+            parameter.grad = None
     trunk, others = (torch.nn.utils.get_total_norm(groups[x]) for x in (True, False))
     others = others.to(trunk.device)  # with one head of nothing, and on the CPU
-    if frozen:
-        for gradient in groups[True]:
-            gradient.zero_()
     total = others if frozen else torch.hypot(trunk, others)
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
-    for gradient in groups[True] + groups[False]:
+    for gradient in groups[False] if frozen else groups[True] + groups[False]:
         gradient.mul_(factor)
     return {"grad_norm_trunk": trunk, "grad_norm_heads": others}
 

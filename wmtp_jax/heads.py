@@ -41,7 +41,8 @@ def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
     """What each head multiplies with its unembedding: `states_KBLD`.
 
     Head 0 is the trunk state itself. The others read `s * h + (1 - s) * stop(h)` with
-    `s = heads.trunk_gradient_scale`.
+    `s = heads.trunk_gradient_scale`, and their unembedding likewise where it is shared
+    (`unembed.py`).
     """
     heads, hidden_BLD = cfg.heads, outputs.hidden_BLD
     if heads.count == 1:

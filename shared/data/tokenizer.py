@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Tokenizer:
       eos_id: the token that ends a document.
       digest: sha256 over what decides the ids, wherever the files lie.
       implementation: the `transformers` tokenizer.
+      generation: what the model that it belongs to says of decoding, for exports
+        (`shared/huggingface/generation.py`).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Tokenizer:
     eos_id: int
     digest: str
     implementation: Any
+    generation: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text alone: no eos, no other special token."""

@@ -46,7 +46,7 @@ class HeadsConfig(Checked):
     trunk_gradient_scale: Annotated[float, "in [0, 1]"] = 1.0
     """share of heads k >= 1's gradient that trunk and unembedding get, in [0, 1]"""
     warmup_steps: Annotated[int, ">= 0"] = 0
-    """first steps in which only heads k >= 1 and the value head are updated"""
+    """first steps, of heads k >= 1 and value head alone; the trunk starts after them"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

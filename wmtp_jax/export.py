@@ -84,8 +84,9 @@ def adopt(folder: Path, run: Path, cfg: Config) -> None:
     params, kept = read_state(folder)
     tx = make_optimizer(cfg, 1)
     start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
+    counted = kept.updates + int((kept.adapted or {}).get("skipped_frozen", 0))
     opt_state = with_moments(
-        start.opt_state, cfg.optimizer, kept.moments, kept.step, kept.updates
+        start.opt_state, cfg.optimizer, kept.moments, kept.step, counted
     )
     step = jnp.asarray(kept.step, jnp.int32)
     state = replace(start, step=step, opt_state=opt_state)

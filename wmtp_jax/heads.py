@@ -41,7 +41,8 @@ def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
     """What each head multiplies with its unembedding: `states_KBLD`.
 
     Head 0 is the trunk state itself. The others read `s * h + (1 - s) * stop(h)` with
-    `s = heads.trunk_gradient_scale`.
+    `s = heads.trunk_gradient_scale`, and their unembedding likewise where it is shared
+    (`unembed.py`).
     """
     heads, hidden_BLD = cfg.heads, outputs.hidden_BLD
     if heads.count == 1:
@@ -55,8 +56,11 @@ def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
     # An unembedding is no part of a state, and large.
     own = {name: x for name, x in params["heads"].items() if name != "unembed"}
     states = [hidden_BLD]
+    key = outputs.dropout_key
     for k in range(heads.count - 1):
         head = jax.tree.map(lambda x, k=k: x[k], own)
+        if key is not None:
+            read = replace(read, dropout_key=jax.random.fold_in(key, k))
         states.append(HEAD_FUNCTIONS[heads.type].state(head, read, cfg))
     return jnp.stack(states)
 
@@ -121,6 +125,7 @@ def _block_state(head, outputs, cfg):
         outputs.positions,
         cfg.model,
         cfg.machine,
+        outputs.dropout_key,
     )
 
 

@@ -109,6 +109,7 @@ def micro_batch_sums(
         w_BLK > 0,
         w_BLK * head_weight_K[None, None],
         *unembeddings,
+        shared_scale=cfg.heads.trunk_gradient_scale,
         scored=scored,
         mesh=mesh,
     )

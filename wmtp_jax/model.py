@@ -44,11 +44,13 @@ class Outputs:
       hidden_BLD: the trunk state after the final norm; head 0 reads it.
       residual_BLD: the same before the final norm.
       positions: what a further block needs to attend.
+      dropout_key: by which it drops, if the trunk has dropped.
     """
 
     hidden_BLD: jax.Array
     residual_BLD: jax.Array
     positions: Positions
+    dropout_key: jax.Array | None = None
 
 
 class Attention(nn.Module):
@@ -221,7 +223,8 @@ def forward(
         positions,
         rngs={"dropout": dropout_key} if dropping else None,
     )
-    return Outputs(hidden_BLD, residual_BLD, positions)
+    left_key = dropout_key if dropping else None
+    return Outputs(hidden_BLD, residual_BLD, positions, left_key)
 
 
 def block_state(
@@ -231,11 +234,13 @@ def block_state(
     positions: Positions,
     cfg: ModelConfig,
     machine: MachineConfig,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """One more last block and final norm, with parameters of their own."""
     last = jnp.asarray(cfg.num_layers)
-    run = Block(cfg, machine).apply
+    run = Block(cfg, machine, dropping=dropout_key is not None).apply
     if machine.rematerialise:
         run = jax.checkpoint(run)
-    out_BLD = run({"params": block}, x_BLD, positions, last)
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    out_BLD = run({"params": block}, x_BLD, positions, last, rngs=rngs)
     return _norm(cfg, machine.dtype).apply({"params": norm}, out_BLD)

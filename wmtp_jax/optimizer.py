@@ -38,31 +38,68 @@ def rate_of(cfg: OptimizerConfig, num_steps: int, number: int) -> float:
 def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, the update rule, and a rate per group of parameters."""
     rule, kept_in = cfg.optimizer, cfg.machine.first_moment
+    held_back = cfg.heads.warmup_steps
     schedule = make_schedule(rule, num_steps)
     decay = {"weight_decay": rule.weight_decay, "mask": is_matrix}
     if rule.name == "adamw":
-        core = optax.adamw(
-            schedule,
-            b1=rule.beta1,
-            b2=rule.beta2,
-            eps=rule.epsilon,
-            mu_dtype=kept_in,
-            **decay,
+        betas = {"b1": rule.beta1, "b2": rule.beta2}
+        adam = optax.scale_by_adam(**betas, eps=rule.epsilon, mu_dtype=kept_in)
+        core = optax.chain(  # optax.adamw
+            _adam_held_back(adam, held_back) if held_back else adam,
+            optax.add_decayed_weights(**decay),
+            optax.scale_by_learning_rate(schedule),
         )
     elif rule.name == "lion":
         betas = {"b1": rule.beta1, "b2": rule.beta2}
         core = optax.lion(schedule, **betas, mu_dtype=kept_in, **decay)
     else:
-        core = optax.chain(
-            optax.add_decayed_weights(**decay),
-            optax.sgd(schedule, momentum=rule.beta1 or None, accumulator_dtype=kept_in),
-        )
+        momentum = rule.beta1 or None
+        sgd = optax.sgd(schedule, momentum=momentum, accumulator_dtype=kept_in)
+        if held_back and momentum:
+            sgd = _sgd_held_back(sgd, held_back)
+        core = optax.chain(optax.add_decayed_weights(**decay), sgd)
     scales = {
         "trunk": 1.0,
         "heads": rule.head_lr_scale,
         "value": rule.value_lr_scale,
     }
     return optax.chain(_clip(rule.clip_norm), core, _scale_groups(scales))
+
+
+def _adam_held_back(
+    adam: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformation:
+    """Adam whose count of the trunk, frozen for so many steps, starts after them.
+
+    Until then the trunk's gradient is 0, and so are its moments.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        late = jnp.maximum(state.count - steps, 0)
+        found, mu, nu = {}, {}, {}
+        for name, group in updates.items():
+            count = late if name == "trunk" else state.count
+            own = state._replace(count=count, mu=state.mu[name], nu=state.nu[name])
+            found[name], own = adam.update(group, own)
+            mu[name], nu[name] = own.mu, own.nu
+        count = optax.safe_increment(state.count)
+        return found, state._replace(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def _sgd_held_back(
+    sgd: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformation:
+    """SGD whose momentum of the trunk holds no decay of the steps it was frozen for."""
+
+    def update(updates, state, params=None):
+        momentum, rate = state
+        trace = freeze_trunk(momentum.trace, rate.count <= steps)
+        return sgd.update(updates, (momentum._replace(trace=trace), rate), params)
+
+    return optax.GradientTransformation(sgd.init, update)
 
 
 def is_matrix(params: Any) -> Any:
@@ -120,7 +157,8 @@ def with_moments(
     """The inverse of `moments_of`, after so many steps.
 
     Args:
-      updates: what Adam has counted; a trainer in float16 leaves some steps out.
+      updates: what Adam has counted; a trainer in float16 leaves some steps out (but
+        those of a head warm-up, from whose end the trunk's are counted).
     """
     named = {
         key: jax.tree.map(
@@ -132,6 +170,8 @@ def with_moments(
     }
     count = jnp.asarray(step, jnp.int32)
     state = optax.tree_utils.tree_set(opt_state, **named, count=count)
+    if cfg.name != "adamw":
+        return state
     return optax.tree_utils.tree_set(
         state, _counted_by_adam, count=jnp.asarray(updates, jnp.int32)
     )
@@ -159,7 +199,7 @@ def _moments(cfg: OptimizerConfig) -> dict[str, str]:
 
 
 def freeze_trunk(updates: Any, frozen: jax.Array) -> Any:
-    """Head warm-up: the trunk's updates (or gradients) are 0 while `frozen` is True."""
+    """Head warm-up: what is the trunk's, of its gradient say, is 0 while `frozen`."""
     trunk = jax.tree.map(
         lambda u: jnp.where(frozen, jnp.zeros_like(u), u), updates["trunk"]
     )

@@ -32,12 +32,14 @@ class Rows:
     Attributes:
       targets_R: in [0, V).
       factor_R: of the nll in the sum whose gradient is asked for, if one is.
+      share_R: of its gradient that W gets; all of it without.
     """
 
     states_RD: jax.Array
     targets_R: jax.Array
     kept_R: jax.Array
     factor_R: jax.Array | None = None
+    share_R: jax.Array | None = None
 
     @property
     def wide(self) -> Any:
@@ -211,6 +213,8 @@ def nll_and_gradient(
         d_NV = share_NV * (factor_N1 / total_N1) - jnp.where(hit_NV, factor_N1, 0)
         d_NV = d_NV.astype(dtype)
         d_ND = jnp.einsum("nv,vd->nd", d_NV, matrix_VD, preferred_element_type=wide)
+        if rows.share_R is not None:  # fewer numbers than a block of logits has
+            states_ND *= _at(rows.share_R, index_N)[:, None]
         d_VD = jnp.einsum("nv,nd->vd", d_NV, states_ND, preferred_element_type=wide)
         return (nll_N, d_ND), d_VD
 

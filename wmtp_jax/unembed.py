@@ -104,6 +104,7 @@ def weighted_nll_heads(
     shared_VD: jax.Array,
     own_KVD: jax.Array | None,
     *,
+    shared_scale: float = 1.0,
     scored: Scored | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -113,10 +114,14 @@ def weighted_nll_heads(
     constants, and `nll_BLK` is there to be looked at. Arguments as in `nll_heads`.
 
     Args:
+      shared_scale: of the gradient of heads k >= 1 that `shared_VD` gets.
       scored: what `score_rows` kept of head 0, if its kept rows are among those.
     """
     heads = (_rows(states_KBLD), shared_VD, own_KVD)
     rows = tuple(_rows_of_heads(x) for x in (targets_BLK, kept_BLK, factor_BLK))
+    if own_KVD is None and shared_scale != 1:
+        scale_KR = jnp.full(rows[0].shape, shared_scale, states_KBLD.dtype)
+        rows = (*rows, scale_KR.at[0].set(1))
     total, nll_KR = _weighted(mesh, heads, rows, scored)
     return total, jax.lax.stop_gradient(_positions(nll_KR, targets_BLK.shape))
 
@@ -129,15 +134,15 @@ def _weighted(
     scored: Scored | None,
 ) -> tuple[jax.Array, jax.Array]:
     del scored  # not worth a second form for a sum without a gradient
-    *chosen, factor_KR = rows
-    (nll_KR,), _, _ = _run(NLL, mesh, heads, tuple(chosen))
-    return _sum(chosen[1], factor_KR, nll_KR), nll_KR
+    targets_KR, kept_KR, factor_KR, *_ = rows
+    (nll_KR,), _, _ = _run(NLL, mesh, heads, (targets_KR, kept_KR))
+    return _sum(kept_KR, factor_KR, nll_KR), nll_KR
 
 
 def _forward(mesh, heads, rows, scored):
     found, d_shared, d_own = _run(GRADIENT, mesh, heads, rows, scored)
     nll_KR, d_states = found
-    _, kept_KR, factor_KR = rows
+    _, kept_KR, factor_KR, *_ = rows
     total = _sum(kept_KR, factor_KR, nll_KR)
     return (total, nll_KR), (d_states, d_shared, d_own)
 

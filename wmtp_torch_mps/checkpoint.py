@@ -86,6 +86,8 @@ def _adapted(state: TrainState) -> dict[str, float] | None:
         return None
     scaler = state.scaler.state_dict()
     found = {name: float(scaler.get(name, 0)) for name in ("scale", "_growth_tracker")}
+    if state.skipped_frozen:
+        found["skipped_frozen"] = float(state.skipped_frozen)
     return found | {"splits": float(state.splits)}
 
 
@@ -136,8 +138,9 @@ def read(
     found = kept.adapted or {}
     state.splits = int(found.get("splits", 1))
     state.step, state.skipped = kept.step, kept.step - kept.updates
-    if kept.step > 0:
-        restore_moments(state.optimizer, model, moments, kept.updates)
+    state.skipped_frozen = int(found.get("skipped_frozen", 0))
+    frozen = min(kept.step, cfg.heads.warmup_steps) - state.skipped_frozen
+    restore_moments(state.optimizer, model, moments, kept.updates, frozen)
     if state.scaler.is_enabled() and "scale" in found:
         counted = {"_growth_tracker": int(found["_growth_tracker"])}
         scale = {"scale": found["scale"]} | counted

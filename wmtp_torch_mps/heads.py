@@ -23,7 +23,7 @@ def head_states(model: "WMTP", outputs: "Outputs") -> list[Tensor]:
     """What each of the K heads multiplies with its unembedding: `states_BLD`.
 
     Head 0 is the trunk state itself. The others read `s * h + (1 - s) * stop(h)` with
-    `s = heads.trunk_gradient_scale`.
+    `s = heads.trunk_gradient_scale`, and their unembedding likewise where it is shared.
     """
     kind, scale = kind_of(model), model.cfg.heads.trunk_gradient_scale
     of_trunk = outputs.residual_BLD if kind.before_norm else outputs.hidden_BLD
@@ -43,6 +43,13 @@ def unembeddings(model: "WMTP") -> list[Tensor]:
     if not kind_of(model).own_unembedding:
         return [shared_VD] * count
     return [shared_VD] + [head.weight for head in model.mtp_heads.values()]
+
+
+def unembedding_scale(model: "WMTP", k: int) -> float:
+    """Share of head k's gradient that its unembedding gets: `s` if it is head 0's."""
+    if k == 0 or kind_of(model).own_unembedding:
+        return 1.0
+    return model.cfg.heads.trunk_gradient_scale
 
 
 def kind_of(model: "WMTP") -> HeadType:

@@ -30,7 +30,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_torch_mps import critic, unembed
-from wmtp_torch_mps.heads import head_states, unembeddings
+from wmtp_torch_mps.heads import head_states, unembedding_scale, unembeddings
 from wmtp_torch_mps.model import WMTP, Outputs, compute_dtype, forward, named
 
 
@@ -80,6 +80,7 @@ def nll_heads(
             unembeddings(model)[k],
             targets_BLK[:, :, k].reshape(-1)[rows_R],
             factor_R,
+            scale=unembedding_scale(model, k),
         )
         nll_X = nll_R.new_zeros(flat_XD.shape[0]).index_copy(0, rows_R, nll_R)
         nll.append(nll_X.reshape(state_BLD.shape[:2]))

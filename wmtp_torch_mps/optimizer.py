@@ -95,11 +95,10 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("wpe.weight")
 
 
-def set_rates(optimizer: torch.optim.Optimizer, rate: float, *, frozen: bool) -> None:
-    """The rate of the next update in every group; 0 for a trunk that is `frozen`."""
+def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next update in every group."""
     for group in optimizer.param_groups:
-        still = frozen and group["name"] == "trunk"
-        group["lr"] = 0.0 if still else rate * group["scale"]
+        group["lr"] = rate * group["scale"]
 
 
 def moments_of(
@@ -123,13 +122,21 @@ def restore_moments(
     model: WMTP,
     moments: dict[str, dict[str, Tensor]],
     updates: int,
+    frozen: int = 0,
 ) -> None:
-    """The inverse of `moments_of`, after so many updates."""
+    """The inverse of `moments_of`, after so many updates.
+
+    Args:
+      frozen: updates of those that left the trunk out; it counts from there.
+    """
     name_of = model.cfg.optimizer.name
     for moment, tensors in moments.items():
         key = MOMENTS[name_of][moment]
         for name, parameter in named(model).items():
+            made = updates - (frozen if group_of(name) == "trunk" else 0)
+            if made <= 0:  # as new
+                continue
             state = optimizer.state[parameter]
             state[key] = tensors[name].to(parameter.device, parameter.dtype)
             if name_of == "adamw":
-                state["step"] = torch.tensor(float(updates), device=parameter.device)
+                state["step"] = torch.tensor(float(made), device=parameter.device)

@@ -140,7 +140,7 @@ def updates(cfg: Config, device: torch.device) -> dict[str, Tensor]:
     parameters = {name: nn.Parameter(x.to(device)) for name, x in start.items()}
     optimizer = make_optimizer(cfg.optimizer, parameters)
     scaler = make_scaler(cfg, device)
-    set_rates(optimizer, 0.1, frozen=False)
+    set_rates(optimizer, 0.1)
     for number in range(3):
         overflow = math.inf if scaler.is_enabled() and number == 1 else 1.0
         for seed, parameter in enumerate(parameters.values(), 14 + 2 * number):

@@ -22,6 +22,7 @@ class TrainState:
       scaler: of the loss, for float16; disabled otherwise.
       splits: into how many parts a micro-batch is cut since memory ran out; 1 is whole.
       skipped: updates not made, as a float16 gradient was not finite.
+      skipped_frozen: those of them in the head warm-up.
       peak_bytes: the most memory that was in use after a step, of this process.
     """
 
@@ -31,6 +32,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     splits: int = 1
     skipped: int = 0
+    skipped_frozen: int = 0
     peak_bytes: int = 0
 
 

@@ -58,13 +58,15 @@ def train_step(
     frozen = state.step < cfg.heads.warmup_steps
     metrics |= _clip(named(model), cfg, frozen=frozen)
     metrics["lr"] = learning_rate(cfg.optimizer, num_steps, state.step)
-    set_rates(optimizer, metrics["lr"], frozen=frozen)
+    set_rates(optimizer, metrics["lr"])
     scaler.step(optimizer)
     if scaler.is_enabled():
         before = scaler.get_scale()
         scaler.update()
         metrics["loss_scale"] = scaler.get_scale()
-        state.skipped += metrics["loss_scale"] < before
+        skipped = metrics["loss_scale"] < before
+        state.skipped += skipped
+        state.skipped_frozen += skipped and frozen
     state.step += 1
     metrics |= memory_in_use(device)
     state.peak_bytes = max(state.peak_bytes, peak_memory(device))
@@ -180,7 +182,8 @@ def _clip(
     """Clips by global norm; the norms before, of trunk and of all else, and which is
     the first parameter whose gradient is not finite, or -1.
 
-    A `frozen` trunk (head warm-up) has no gradient, in the norm as in the update.
+    A `frozen` trunk (head warm-up) has no gradient, in the norm as for the optimizer,
+    which leaves it alone and counts its updates from the first that it makes.
     """
     norm = torch.linalg.vector_norm
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -191,14 +194,13 @@ def _clip(
         groups[in_trunk].append(parameter.grad)
         norms[in_trunk].append(norm(parameter.grad))
         finite.append(norms[in_trunk][-1].isfinite())
+        if frozen and in_trunk:
+            parameter.grad = None
     trunk = norm(torch.stack(norms[True]))
     others = norm(torch.stack(norms[False])) if norms[False] else trunk.new_zeros(())
-    if frozen:
-        for gradient in groups[True]:
-            gradient.zero_()
     total = others if frozen else torch.hypot(trunk, others)
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
-    for gradient in groups[True] + groups[False]:
+    for gradient in groups[False] if frozen else groups[True] + groups[False]:
         gradient.mul_(factor)
     bad_T = ~torch.stack(finite)
     first = torch.where(bad_T.any(), bad_T.int().argmax(), -1)

@@ -25,6 +25,7 @@ def nll_rows(
     targets_R: Tensor,
     factor_R: Tensor | None = None,
     *,
+    scale: float = 1.0,
     block_rows: int = BLOCK_ROWS,
 ) -> tuple[Tensor, Tensor | None]:
     """Negative log-likelihood of each row's target, in nats, and its gradient.
@@ -34,6 +35,7 @@ def nll_rows(
     Args:
       factor_R: weight of a row in a sum; with it the gradient of `sum(factor * nll)` is
         added to `unembed_VD.grad`, and returned for the states.
+      scale: of that gradient where it is added to `unembed_VD.grad`.
       block_rows: rows of one block of logits.
 
     Returns:
@@ -64,9 +66,9 @@ def nll_rows(
         narrow_RV = share_RV.to(states_RD.dtype)
         gradient_RD[rows] = (narrow_RV @ matrix_VD)[: rows.stop - start]
         if unembed_VD.dtype == states_RD.dtype:
-            unembed_VD.grad.addmm_(share_RV.T, block_RD)
+            unembed_VD.grad.addmm_(share_RV.T, block_RD, alpha=scale)
         else:
-            unembed_VD.grad.add_(narrow_RV.T @ block_RD)
+            unembed_VD.grad.add_(narrow_RV.T @ block_RD, alpha=scale)
     return nll_R, gradient_RD
 
 

@@ -44,9 +44,9 @@ class HeadsConfig(Checked):
     weight: tuple[float, ...] = ()
     """head_weight[k] in the loss, K numbers >= 0; empty means 1 for every head"""
     trunk_gradient_scale: Annotated[float, "in [0, 1]"] = 1.0
-    """share of the gradient of heads k >= 1 that reaches the trunk, in [0, 1]"""
+    """share of heads k >= 1's gradient that trunk and unembedding get, in [0, 1]"""
     warmup_steps: Annotated[int, ">= 0"] = 0
-    """first steps in which only heads k >= 1 and the value head are updated"""
+    """first steps, of heads k >= 1 and value head alone; the trunk starts after them"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

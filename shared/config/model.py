@@ -67,7 +67,7 @@ class ModelConfig(Checked):
     norm_epsilon: Annotated[float, "> 0"] = 1e-5
     """added to the variance in LayerNorm, to the mean square in RMSNorm"""
     dropout: Annotated[float, "in [0, 1)"] = 0.0
-    """on embeddings and on both branches of a block, in [0, 1)"""
+    """on embeddings and both branches of a block (`block` heads too), in [0, 1)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -66,6 +66,8 @@ class Tokenizer:
       special: of these, the ids that decoding leaves out.
       speller: its `tokenizers.Tokenizer` that cannot spell `controls`; None for a
         tokenizer in Python.
+      generation: what the model that it belongs to says of decoding, for exports
+        (`shared/huggingface/generation.py`).
     """
 
     name: str
@@ -78,6 +80,7 @@ class Tokenizer:
     controls: dict[str, int] = field(default_factory=dict)
     special: frozenset[int] = frozenset()
     speller: Any = None
+    generation: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
         """Token ids as a text begins at use: with the tokenizer's BOS, without eos.

@@ -9,23 +9,22 @@ tensor is which part of it.
 """
 
 import hashlib
-import json
-import logging
 import os
 import re
 import shutil
 from collections.abc import Callable, Collection
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
-from shared.data.tokenizer import Tokenizer, load_tokenizer
+from shared.data.tokenizer import Tokenizer
 from shared.files import write_text
 from shared.huggingface.config_json import make_hf_config, read_hf_config
+from shared.huggingface.generation import FILE as GENERATION
+from shared.huggingface.generation import SPECIAL, make_generation
 from shared.huggingface.names import (
     BUFFERS,
     HEADS,
@@ -34,6 +33,7 @@ from shared.huggingface.names import (
     UNEMBED,
     VALUE,
     file_of,
+    unwrapped,
 )
 from shared.huggingface.safetensors import (
     Stored,
@@ -43,6 +43,11 @@ from shared.huggingface.safetensors import (
     open_model,
     write_file,
 )
+from shared.huggingface.tokenizer_files import (
+    check_tokenizer,
+    write_json,
+    write_tokenizer,
+)
 from shared.huggingface.tree import (
     Params,
     Tensors,
@@ -51,12 +56,8 @@ from shared.huggingface.tree import (
     to_tensors,
 )
 
-log = logging.getLogger("wmtp")
-
 STATE = "training_state.safetensors"  # moments beside a model, no part of it
 TEMPLATE = files("shared.huggingface") / "templates" / "modeling_wmtp.py"
-# Texts whose token ids tell whether a written tokenizer is the one it was.
-SAMPLES = ("def f(x):\n    return x + 1  # é\n", "  Two  words\t\n\n</s>", "0123 ∑!")
 
 
 def check_model(folder: Path, cfg: ModelConfig, kind: str = "causal") -> None:
@@ -123,7 +124,7 @@ def _open(
             f"got {'the file' if there else 'mtp_config'} alone"
         )
     others = [file for file in (HEADS, VALUE) if (folder / file).is_file()]
-    stored |= {file: open_file(folder / file) for file in others}
+    stored |= {file: _unwrap(open_file(folder / file)) for file in others}
     if cfg.tie_embeddings:
         _drop_tied(stored[MODEL], cfg)
     for file, tensors in stored.items():
@@ -216,66 +217,56 @@ def _write_files(
     kind: str,
 ) -> None:
     words = tokenizer.implementation
-    words.save_pretrained(str(folder))
-    special = {"eos_id": tokenizer.eos_id, "pad_id": words.pad_token_id}
-    config = make_hf_config(cfg, heads, kind=kind, **special)
-    config["bos_token_id"] = words.bos_token_id
-    ids = {name: config[name] for name in config if name.endswith("_token_id")}
-    known = {name: number for name, number in ids.items() if number is not None}
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", known)
-    # The loader of this project lifts the limit, since it cuts documents itself; how a
-    # tokenizer was loaded here is nothing to its readers.
-    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    settings["model_max_length"] = cfg.max_positions
-    for name in ("is_local", "local_files_only"):
-        settings.pop(name, None)
-    _write_json(folder / "tokenizer_config.json", settings)
+    bos, pad = (  # a tokenizer may have more ids than the model has rows
+        x if x is not None and x < cfg.vocab_size else None
+        for x in (words.bos_token_id, words.pad_token_id)
+    )
+    eos = tokenizer.eos_id
+    config = make_hf_config(cfg, heads, kind=kind, eos_id=eos, pad_id=pad)
+    ids = {name: config[name] for name in SPECIAL} | {"bos_token_id": bos}
+    generation = make_generation(tokenizer.generation, ids, cfg.vocab_size)
+    config["bos_token_id"] = generation.get("bos_token_id") if bos is None else bos
+    write_json(folder / "config.json", config)
+    write_json(folder / GENERATION, generation)
+    write_tokenizer(folder, tokenizer, cfg.max_positions)
     if "auto_map" in config:
         write_text(folder / "modeling_wmtp.py", TEMPLATE.read_text("utf-8"))
     for file in sorted(set(map(file_of, tensors)), reverse=True):
         of_file = {name: x for name, x in tensors.items() if file_of(name) == file}
         write_file(folder / file, of_file)
         check_file(folder / file, of_file)
-    _check_tokenizer(folder, tokenizer)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    write_text(path, text + "\n")
-
-
-def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Warns where `transformers` will not open the tokenizer as what it is.
-
-    It prefers a model type's own tokenizer class for some types (qwen2) to the one
-    that the folder names. The weights are right all the same.
-    """
-    written = load_tokenizer(str(folder))
-    same = written.eos_id == tokenizer.eos_id
-    if not same or any(written.encode(t) != tokenizer.encode(t) for t in SAMPLES):
-        kind = type(tokenizer.implementation).__name__
-        log.warning(
-            "AutoTokenizer reads the tokenizer of the exported model as another class "
-            "(%s), which gives other token ids: open it with %s.from_pretrained",
-            type(written.implementation).__name__,
-            kind,
-        )
+    check_tokenizer(folder, tokenizer)
 
 
 def _open_base(folder: Path, cfg: ModelConfig) -> dict[str, Stored]:
     prefix = re.escape(TRUNK[cfg.family]["prefix"])
     buffer = re.compile(f"({prefix})?({BUFFERS[cfg.family]})")
-    stored = open_model(folder)
+    stored = _unwrap(open_model(folder))
     return {name: at for name, at in stored.items() if not buffer.fullmatch(name)}
 
 
+def _unwrap(stored: dict[str, Stored]) -> dict[str, Stored]:
+    """The same tensors under the names of the model itself."""
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        if (other := found.setdefault(unwrapped(name), tensor)) is not tensor:
+            raise ValueError(
+                f"tensor {unwrapped(name)!r} must be stored once, got it twice: as "
+                f"{other.name!r} and {name!r} in {tensor.file}"
+            )
+    return found
+
+
 def _drop_tied(stored: dict[str, Stored], cfg: ModelConfig) -> None:
-    """Passes over an unembedding that is stored although it is the embedding."""
-    names = TRUNK[cfg.family]
-    places = (names["prefix"] + names["embed"], names["embed"])
+    """Leaves one of embedding and unembedding, which are the same: the embedding."""
+    if UNEMBED not in stored:
+        return
+    names, prefix = TRUNK[cfg.family], TRUNK[cfg.family]["prefix"]
+    places = (prefix + names["embed"], names["embed"])
     embed = next((name for name in places if name in stored), None)
-    if UNEMBED not in stored or embed is None:
+    if embed is None:
+        with_prefix = any(name.startswith(prefix) for name in stored)
+        stored[places[not with_prefix]] = stored.pop(UNEMBED)
         return
     pair = StoredTensors({name: stored[name] for name in (UNEMBED, embed)})
     if not np.array_equal(pair[UNEMBED], pair[embed]):

@@ -27,13 +27,14 @@ FETCHED = [
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
     "merges.txt",
     "spiece.model",
     "vocab.json",
     "vocab.txt",
 ]
 # Other formats of the same weights: folders (onnx, original) and Mistral's own file.
-IGNORED = ["*/*", "consolidated*", "training_state*"]
+IGNORED = ["*/*.safetensors*", "consolidated*", "training_state*"]
 NEEDED = "a folder with config.json, model.safetensors and tokenizer files"
 
 

@@ -78,6 +78,13 @@ BUFFERS = {
     "qwen2": r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
 }
 UNEMBED, SCORE = "lm_head.weight", "score.weight"
+# Parts of a name by which `torch.compile`, DDP, FSDP and checkpointed layers wrap it.
+WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,11 @@ class Piece:
         part = leaf[self.stack[0]] if self.stack else leaf
         part = part if self.columns is None else part[..., self.columns]
         return (part.T if self.turned else part).reshape(self.shape)
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor in the model itself, whatever wrapped the model."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def file_of(name: str) -> str:

@@ -13,6 +13,7 @@ from shared.data.documents import Split, load_examples, load_splits
 from shared.data.tokenised import check_rows, digest_apart
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.folder import check_model, files_digest
+from shared.huggingface.generation import read_generation, without_ids
 from shared.signals.columns import needs_model
 from shared.signals.kept import Signals
 from shared.signals.measure import SCORED_SPLITS
@@ -164,6 +165,11 @@ def read_tokenizer(cfg: Config) -> tuple[Config, Tokenizer]:
         check_folder(cfg, folder)
     own = "bytes" if folder is None else str(folder)
     tokenizer = load_tokenizer(cfg.data.tokenizer or own)
+    if folder is not None:
+        generation = read_generation(folder)
+        if cfg.data.tokenizer:  # whose ids are others
+            generation = without_ids(generation)
+        tokenizer = replace(tokenizer, generation=generation)
     if cfg.model.vocab_size == 0:
         model = replace(cfg.model, vocab_size=tokenizer.vocab_size)
         cfg = replace(cfg, model=model)
@@ -204,7 +210,7 @@ def reference_batches(cfg: Config, split: Split) -> tuple[TrainBatches, int]:
         {},
         max_length=cfg.data.max_length,
         batch_size=cfg.data.batch_size,
-        accumulation=1,
+        accumulation=cfg.train.accumulation,
         layout=cfg.data.layout,
         seed=cfg.seed,
     )

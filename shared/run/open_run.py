@@ -20,6 +20,7 @@ from shared.config.fields import Config
 from shared.config.layers import dump_config, load_config
 from shared.data.tokenizer import load_tokenizer
 from shared.files import write_text
+from shared.huggingface.generation import read_generation
 from shared.run.effects import log_without_effect
 from shared.run.inputs import Inputs, read_inputs
 from shared.run.report import finish, log_inputs, log_signals, summarize
@@ -248,8 +249,11 @@ def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
         run_folder.check_inputs(path, header.inputs | {"backend": backend})
         if (folder / "signals").is_dir():
             shutil.copytree(folder / "signals", path / "signals")
-        if header.inputs.get("tokenizer") != load_tokenizer("bytes").digest:
-            keep_tokenizer(path, load_tokenizer(str(folder)))
+        tokenizer = load_tokenizer("bytes")
+        if header.inputs.get("tokenizer") != tokenizer.digest:
+            tokenizer = load_tokenizer(str(folder))
+        generation = read_generation(folder)
+        keep_tokenizer(path, replace(tokenizer, generation=generation))
         inputs = read_inputs(cfg, backend, path)
         run_folder.check_inputs(path, inputs.digests)
     except BaseException:

@@ -111,10 +111,18 @@ def untrained_reference(
             "optimizer": asdict(own.optimizer),
             "first_moment": own.machine.first_moment,
             "epochs": cfg.reference.epochs,
-            "batch_size": cfg.data.batch_size,
+            **_step_of(cfg),
         },
         splits={name: splits[name] for name in SCORED_SPLITS},
     )
+
+
+def _step_of(cfg: Config) -> dict[str, int]:
+    """What of its batches decides a training: the rows of a step, however split."""
+    known = {"batch_size": cfg.data.batch_size * cfg.train.accumulation}
+    if cfg.model.dropout > 0 and cfg.train.accumulation > 1:  # drawn per micro-batch
+        known["accumulation"] = cfg.train.accumulation
+    return known
 
 
 def find_reward_model(cfg: Config, examples: dict[str, Any]) -> FrozenModel:

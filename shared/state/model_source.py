@@ -9,7 +9,10 @@ from shared.config.layers import MODELS, load_config, preset_names
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import Described, read_hf_config
 from shared.huggingface.folder import read_model
+from shared.huggingface.generation import FILE as GENERATION
+from shared.huggingface.generation import read_generation
 from shared.huggingface.hub import model_folder
+from shared.huggingface.tokenizer_files import write_json
 from shared.huggingface.tree import Params
 from shared.state.run_folder import check_backend, find, recorded_inputs
 
@@ -62,7 +65,12 @@ def check_folder(cfg: Config, folder: Path) -> None:
 
 
 def keep_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
-    """Copies a tokenizer that came from a folder into a run, whole or not at all."""
+    """Copies a tokenizer that came from a folder into a run, whole or not at all.
+
+    What its model says of decoding goes beside it.
+    """
+    if tokenizer.generation and not (path / GENERATION).exists():
+        write_json(path / GENERATION, tokenizer.generation)
     if tokenizer.name == "bytes" or (path / "tokenizer").exists():
         return
     made = path / "tokenizer.tmp"
@@ -94,11 +102,14 @@ def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:
 
     A copy has the digest of the original, which signals in the cache are known by.
     """
+    generation = read_generation(path)
     if (path / "tokenizer").is_dir():
+        tokenizer = load_tokenizer(str(path / "tokenizer"))
         digest = recorded_inputs(path)["tokenizer"]
-        return replace(load_tokenizer(str(path / "tokenizer")), digest=digest)
+        return replace(tokenizer, digest=digest, generation=generation)
     folder = None if saved.data.tokenizer else find_folder(saved)
-    return load_tokenizer(saved.data.tokenizer or str(folder or "bytes"))
+    tokenizer = load_tokenizer(saved.data.tokenizer or str(folder or "bytes"))
+    return replace(tokenizer, generation=generation)
 
 
 def stored_params(cfg: Config) -> Params | None:

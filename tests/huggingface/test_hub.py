@@ -153,9 +153,11 @@ def test_no_pickle_and_no_code_is_asked_for(monkeypatch, home, tmp_path):
         allowed = any(fnmatch(file, pattern) for pattern in asked["allow_patterns"])
         return allowed and not any(fnmatch(file, p) for p in asked["ignore_patterns"])
 
-    for file in (*FILES, "model-00001-of-00002.safetensors", "merges.txt"):
+    more = ("generation_config.json", "additional_chat_templates/tool.jinja")
+    for file in (*FILES, *more, "model-00001-of-00002.safetensors", "merges.txt"):
         assert is_fetched(file), file
-    for file in ("pytorch_model.bin", "modeling_x.py", "onnx/model.safetensors"):
+    inner = ("onnx/model.safetensors", "onnx/config.json", "x/y.safetensors.index.json")
+    for file in ("pytorch_model.bin", "modeling_x.py", *inner):
         assert not is_fetched(file), file
     asked.clear()
     model_folder("owner/name", "", "model.name")

@@ -64,6 +64,10 @@ SETTINGS = {
     ),
     "float16": (HALF, {}),
     "float16 that overflows": (HALF, {"scaler": "overflows"}),
+    "float16 that overflows in a head warm-up": (
+        replace(HALF, heads=replace(HALF.heads, warmup_steps=1)),
+        {"scaler": "overflows"},
+    ),
     "float16 that overflows, sgd": (
         with_optimizer(HALF, name="sgd"),
         {"scaler": "overflows"},

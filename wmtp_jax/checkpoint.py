@@ -17,9 +17,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config.fields import Config
+from shared.messages import first_line, os_error_line
 from shared.state.checkpoints import newest_whole
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.sharding import is_out_of_memory
 from wmtp_jax.state import TrainState, abstract_state
 
 Manager = ocp.CheckpointManager
@@ -71,14 +73,26 @@ def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
 
 
 def save(manager: Manager, step: int, state: TrainState, position: dict) -> None:
-    """Writes one checkpoint; `position` is JSON: data position, best nll, and so on."""
+    """Writes one checkpoint; `position` is JSON: data position, best nll, and so on.
+
+    Raises:
+      OSError: if it cannot be written, whatever Orbax makes of the reason.
+    """
     tree = _to_tree(state)
     position = {**position, "checksum": _checksum(tree)}
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)
     )
-    manager.save(step, args=arguments, force=True)
-    manager.wait_until_finished()
+    try:
+        manager.save(step, args=arguments, force=True)
+        manager.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:
+        is_ours = isinstance(error, OSError) and error.strerror
+        reason = os_error_line(error) if is_ours else first_line(error)
+        raise OSError(
+            f"the checkpoint of step {step} must be written to {manager.directory}, "
+            f"got: {reason}"
+        ) from error
 
 
 def restore(
@@ -86,10 +100,7 @@ def restore(
 ) -> tuple[int, TrainState, dict] | None:
     """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
     folder, steps = Path(manager.directory), manager.all_steps()
-    # Orbax raises many kinds for a damaged folder.
-    return newest_whole(
-        folder, steps, step, lambda number: _read(manager, number, like), Exception
-    )
+    return newest_whole(folder, steps, step, lambda n: _read(manager, n, like))
 
 
 def drop_after(manager: Manager, step: int) -> None:
@@ -113,9 +124,18 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
     )
-    restored = manager.restore(step, args=arguments)
-    position = dict(restored["position"])
-    if _checksum(restored["state"]) != position.pop("checksum"):
+    try:
+        restored = manager.restore(step, args=arguments)
+        position = dict(restored["position"])
+        checksum = position.pop("checksum")
+    except Exception as error:  # Orbax raises many kinds, of many lines
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from error
+        raise ValueError(
+            "a file of it is missing or damaged, or its config is another "
+            f"({type(error).__name__})"
+        ) from error
+    if _checksum(restored["state"]) != checksum:
         raise ValueError("its arrays do not have the checksum they were saved with")
     state = TrainState(**restored["state"])
     return replace(state, key=jax.random.wrap_key_data(state.key)), position

@@ -83,8 +83,8 @@ def show_plan(
       memory: more rows of the last table.
     """
     cfg = inputs.cfg
-    print(dump_config(cfg), end="")
-    print("\n".join(inputs.contamination.lines()))
+    console.say(dump_config(cfg).rstrip("\n"))
+    console.say("\n".join(inputs.contamination.lines()))
     rows = [(name, f"{count:,}") for name, count in parameters.items()]
     rows.append(("all", f"{sum(parameters.values()):,}"))
     console.table("parameters", ("part", "number"), rows)

@@ -1,4 +1,4 @@
-"""Whole files and folders: what killed writers leave goes, what live ones write stays."""
+"""Whole files and folders: what killed writers leave goes, that of live ones stays."""
 
 import errno
 import os

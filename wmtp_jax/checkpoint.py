@@ -6,8 +6,12 @@ arrays travels with them and is compared when they are read.
 """
 
 import logging
+import re
+import shutil
+import sys
 import zlib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config.fields import Config
-from shared.messages import first_line, os_error_line
+from shared.messages import first_line
 from shared.state.checkpoints import newest_whole
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
@@ -42,13 +46,30 @@ def open_to_read(folder: Path) -> Manager:
     options = ocp.CheckpointManagerOptions(
         read_only=True, save_interval_steps=0, create=False
     )
-    speaks = logging.getLogger("absl")  # of every read-only folder, as a warning
-    before = speaks.level
-    speaks.setLevel(logging.ERROR)
-    try:
+    with _quiet():  # it warns of every read-only folder
         return Manager(folder.resolve(), options=options)
-    finally:
-        speaks.setLevel(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's own words: tracebacks of its threads, of what it also raises.
+
+    After an error it stays so, since other threads of it come to theirs later.
+    """
+    speak = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [x.level for x in speak], sys.excepthook
+
+    def told(kind: Any, error: BaseException, where: Any) -> None:
+        if "Event loop is closed" not in str(error):  # printed by its C++
+            hook(kind, error, where)
+
+    for logger in speak:
+        logger.setLevel(logging.CRITICAL)
+    sys.excepthook = told
+    yield
+    sys.excepthook = hook
+    for logger, level in zip(speak, levels, strict=True):
+        logger.setLevel(level)
 
 
 def read_run(
@@ -84,15 +105,24 @@ def save(manager: Manager, step: int, state: TrainState, position: dict) -> None
         state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)
     )
     try:
-        manager.save(step, args=arguments, force=True)
-        manager.wait_until_finished()
+        with _quiet():
+            manager.save(step, args=arguments, force=True)
+            manager.wait_until_finished()
     except (OSError, ValueError, RuntimeError) as error:
-        is_ours = isinstance(error, OSError) and error.strerror
-        reason = os_error_line(error) if is_ours else first_line(error)
+        for half in Path(manager.directory).glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
         raise OSError(
             f"the checkpoint of step {step} must be written to {manager.directory}, "
-            f"got: {reason}"
+            f"got: {_reason(error)}"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, without the places in Orbax's files that it said it of."""
+    system = re.search(r": ([^:]+) \[os_error_code", str(error))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return system[1] if system else first_line(error)[:200]
 
 
 def restore(
@@ -125,7 +155,8 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
         state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
     )
     try:
-        restored = manager.restore(step, args=arguments)
+        with _quiet():
+            restored = manager.restore(step, args=arguments)
         position = dict(restored["position"])
         checksum = position.pop("checksum")
     except Exception as error:  # Orbax raises many kinds, of many lines

@@ -84,19 +84,27 @@ def jax_told() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise MemoryError(
                 f"the run must fit into memory, got: {first_line(error)} (less "
                 "data.batch_size with more train.accumulation, less data.max_length, "
                 "a smaller model, or machine.rematerialise)"
             ) from error
-        if "initialize backend" not in str(error):
+        if _has_devices():
             raise
         raise ValueError(
-            f"JAX_PLATFORMS must name devices that JAX sees here, got "
+            "JAX_PLATFORMS must name devices that JAX sees here, got "
             f"{jax.config.jax_platforms!r}: {first_line(error)}"
         ) from error
+
+
+def _has_devices() -> bool:
+    """Whether JAX finds any; of a platform that is not there it says no more."""
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -124,7 +124,7 @@ def test_a_read_only_disk_is_told_as_one(tmp_path, monkeypatch):
         return real(path, *rest, **options)
 
     monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(ValueError, match="written, got .*: Read-only file system"):
+    with pytest.raises(ValueError, match=r"written, got .*: Read-only file system"):
         run_folder.lock(tmp_path)
 
 

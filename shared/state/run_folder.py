@@ -244,7 +244,10 @@ def lock(path: Path) -> FileLock:
     required = "the run's folder must be one that can be written"
     effective = os.access in os.supports_effective_ids
     if not os.access(path, os.W_OK, effective_ids=effective):
-        raise ValueError(f"{required}, got {str(path)!r}: it is read-only")
+        raise ValueError(
+            "the run's folder must be one that can be written, got "
+            f"{str(path)!r}: it is read-only"
+        )
     held = FileLock(path / ".lock")
     try:
         held.acquire(timeout=0)

@@ -207,7 +207,10 @@ def _uri(database: Path) -> str:
     """Its address, where `%`, `?` and `#` of a folder's name are none of its own."""
     from sqlalchemy.engine import URL
 
-    return URL.create("sqlite", database=str(database)).render_as_string()
+    uri = URL.create("sqlite", database=str(database)).render_as_string()
+    # Of an address `sqlite:///` MLflow makes the folder, without reading its quotes.
+    quoted = uri != f"sqlite:///{database}"
+    return uri.replace("sqlite:", "sqlite+pysqlite:", 1) if quoted else uri
 
 
 def _check_database(database: Path) -> None:

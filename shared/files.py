@@ -92,14 +92,18 @@ def clear_leftovers(folder: Path, names: str = r".+") -> None:
                 path.unlink(missing_ok=True)
 
 
-def cannot_write(required: str, path: Path | str, error: OSError) -> Exception:
-    """What to raise: a ValueError for a place that will not do, an OSError for a disk.
+class DiskError(OSError, ValueError):
+    """A place that would do, on a disk that does not; one line, for the user."""
+
+
+def cannot_write(required: str, path: Path | str, error: OSError) -> ValueError:
+    """What to raise: a ValueError for a place that will not do, else a `DiskError`.
 
     Args:
       required: what the place must be, as in `output_dir must be a folder ...`.
     """
     text = f"{required}, got {str(path)!r}: {error.strerror or error}"
-    return OSError(text) if error.errno in DISK else ValueError(text)
+    return DiskError(text) if error.errno in DISK else ValueError(text)
 
 
 def _is_alive(process: int) -> bool:

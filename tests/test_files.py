@@ -59,7 +59,7 @@ def test_a_replaced_folder_leaves_folders_of_like_names_alone(tmp_path):
 def test_a_full_disk_is_no_bad_input():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     closed = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    assert type(cannot_write("it must be a folder", "x", full)) is OSError
+    assert isinstance(cannot_write("it must be a folder", "x", full), OSError)
     refused = cannot_write("it must be a folder", "x", closed)
     assert type(refused) is ValueError
     assert str(refused) == "it must be a folder, got 'x': Read-only file system"

@@ -42,9 +42,10 @@ def exit_code(arguments: list[str]) -> Iterator[Outcome]:
     except (ValueError, FloatingPointError, MemoryError, OSError) as error:
         if verbose:
             traceback.print_exc()
+        failed = isinstance(error, (OSError, FloatingPointError, MemoryError))
         line = os_error_line(error) if isinstance(error, OSError) else str(error)
         console.say(f"error: {line}", sys.stderr)
-        outcome.code = 2 if isinstance(error, ValueError) else 1
+        outcome.code = 1 if failed else 2
     except KeyboardInterrupt:
         console.say("stopped", sys.stderr)
         outcome.code = 130

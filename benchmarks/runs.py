@@ -52,8 +52,9 @@ def train(
     if status:
         raise SystemExit(f"{name} failed: {' '.join(command)}")
     folder = Path(output_dir) / name
-    summary = json.loads((folder / "summary.json").read_text())
-    rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return Run(summary, rows, usage.ru_maxrss * kilobyte)
 
@@ -72,4 +73,4 @@ def print_table(rows: list[dict[str, Any]], json_file: str | None) -> None:
     for row in rows:
         print(f"| {' | '.join(str(row[name]) for name in names)} |")
     if json_file:
-        write_json(Path(json_file), rows)
+        write_json(Path(json_file).expanduser(), rows)

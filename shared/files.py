@@ -1,9 +1,12 @@
 """Files and folders that are there whole or not at all, whatever stops the writer."""
 
+import errno
 import json
 import logging
 import math
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable
 from importlib.resources.abc import Traversable
@@ -13,6 +16,12 @@ from typing import Any
 log = logging.getLogger("wmtp")
 
 POINTER = b"version https://git-lfs.github.com/spec/"
+# What a temporary name ends in: process and machine of its writer. Older versions left
+# the machine out.
+OWNER = re.compile(r"\.([0-9]+)(?:@([\w-]+))?\.tmp")
+HOST = re.sub(r"[^\w-]", "-", platform.node())
+# The disk is at fault, not the place that was asked for.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def refuse_pointer(file: Path | Traversable) -> None:
@@ -39,8 +48,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
       OSError: if the file cannot be written; an older one is left as it was.
     """
-    # The process number keeps two writers of one file apart.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -76,8 +84,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
       ValueError: if the older folder cannot be removed.
     """
     made = folder.with_name(folder.name + ".new")
-    for left in folder.parent.glob(f"*{made.name}*"):  # of a writer that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)  # of a writer that was killed
     write(made)
     try:
         if folder.exists():
@@ -89,3 +96,62 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             f"{error.strerror}; the new model is in {made}"
         ) from None
     log.info("model for transformers: %s", folder)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for what is not whole yet, which says who writes it.
+
+    What killed writers of the same path have left there is removed.
+    """
+    clear_leftovers(path.parent, re.escape(path.name))
+    return path.with_name(f".{path.name}.{os.getpid()}@{HOST}.tmp")
+
+
+def clear_leftovers(folder: Path, names: str = r".+") -> None:
+    """Removes what killed writers have left in a folder, never what a live one writes.
+
+    Args:
+      names: pattern of the names that were to be written; all of them only in a folder
+        that is ours alone.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        found = OWNER.search(path.name)
+        if found is None or found.end() < len(path.name):
+            continue
+        of = path.name[: found.start()]
+        wanted = re.fullmatch(names, of) or re.fullmatch(names, of.removeprefix("."))
+        if wanted and found[2] in (None, HOST) and not _is_alive(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+
+
+class DiskError(OSError, ValueError):
+    """A place that would do, on a disk that does not; one line, for the user."""
+
+
+def cannot_write(required: str, path: Path | str, error: OSError) -> ValueError:
+    """What to raise: a ValueError for a place that will not do, else a `DiskError`.
+
+    Args:
+      required: what the place must be, as in `output_dir must be a folder ...`.
+    """
+    text = f"{required}, got {str(path)!r}: {error.strerror or error}"
+    return DiskError(text) if error.errno in DISK else ValueError(text)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether another process has the number: what has ours is of an earlier one."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True

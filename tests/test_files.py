@@ -1,82 +1,65 @@
-"""Git LFS leaves a pointer where a file was not fetched: every reader says so."""
+"""Whole files and folders: what killed writers leave goes, that of live ones stays."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
-from shared.config.fields import DataConfig
-from shared.data.contamination import read_problems
-from shared.data.documents import load_examples
-from shared.data.tokenizer import load_tokenizer
-from shared.files import refuse_pointer
-from shared.huggingface.config_json import read_hf_config
-from shared.huggingface.safetensors import open_file, open_model
-from tests import small_tokenizers
-
-POINTER = (
-    "version https://git-lfs.github.com/spec/v1\n"
-    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
-    "size 12345\n"
-)
+from shared.files import HOST, cannot_write, clear_leftovers, replace_folder, write_text
+from shared.signals import cache
 
 
-def data(folder: Path) -> None:
-    load_examples(DataConfig(source=str(folder)))
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
 
 
-READERS: dict[str, Callable[[Path], object]] = {
-    "train.jsonl": data,
-    "full/train-00000-of-00001.parquet": data,
-    "test.jsonl": lambda folder: read_problems(str(folder)),
-    "config.json": read_hf_config,
-    "model.safetensors": open_model,
-    "model.safetensors.index.json": open_model,
-    "mtp_heads.safetensors": lambda folder: open_file(folder / "mtp_heads.safetensors"),
-}
+def test_leftovers_of_killed_writers_go_and_others_stay(tmp_path, dead):
+    live = os.getppid()
+    gone = [f".0.{dead}.tmp", f".6.{dead}@{HOST}.tmp", f"config.yaml.{dead}.tmp"]
+    stay = [f".3.{live}.tmp", f".3.{live}@{HOST}.tmp", f".9.{dead}@elsewhere.tmp"]
+    stay += ["3", "notes.tmp", f"{dead}.tmp.txt", f"7.{dead}"]
+    for name in gone + stay:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    (tmp_path / f"summary.json.{dead}.tmp").touch()
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_pointer_is_called_one(tmp_path, name):
-    file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(POINTER)
-    with pytest.raises(ValueError) as caught:
-        READERS[name](tmp_path)
-    assert str(caught.value) == (
-        f"{file} must be the file itself, got the Git LFS pointer to it (git lfs pull "
-        "fetches it)"
-    )
+def test_a_writer_clears_its_own_name_alone(tmp_path, dead):
+    """The folder may be anybody's: `--to`, `--json`."""
+    ours, others = f"a.json.{dead}.tmp", f"data.{dead}.tmp"
+    (tmp_path / ours).touch()
+    (tmp_path / others).touch()
+    write_text(tmp_path / "a.json", "{}")
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.json", others]
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_pointer_among_the_files_of_a_tokenizer(tmp_path, name):
-    folder = small_tokenizers.saved("byte-level BPE", tmp_path)
-    (tmp_path / name).write_text(POINTER)
-    with pytest.raises(
-        ValueError, match=f"{name} must be the file itself, got the Git"
-    ):
-        load_tokenizer(folder)
+def test_a_cache_is_cleared_of_every_key(tmp_path, dead):
+    left = tmp_path / f"{'0' * 64}.safetensors.{dead}.tmp"
+    left.touch()
+    cache.save(tmp_path, "f" * 64, "ref_nll", [])
+    assert not left.exists()
 
 
-def test_another_shard_of_parquet(tmp_path):
-    from datasets import Dataset
-
-    rows = [{"prompt": str(i), "completion": "x"} for i in range(4)]
-    for split in ("train", "validation"):
-        of = Dataset.from_list(rows)
-        of.to_parquet(tmp_path / f"{split}-00000-of-00002.parquet")
-    (tmp_path / "train-00001-of-00002.parquet").write_text(POINTER)
-    with pytest.raises(
-        ValueError, match=r"00001-of-00002.parquet must be the file itse"
-    ):
-        data(tmp_path)
+def test_a_replaced_folder_leaves_folders_of_like_names_alone(tmp_path):
+    like = tmp_path / "my-model.newer"
+    like.mkdir()
+    for _ in range(2):
+        replace_folder(tmp_path / "model", lambda made: made.mkdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", like.name]
 
 
-def test_what_only_speaks_of_pointers_is_no_pointer(tmp_path):
-    row = {"prompt": POINTER, "completion": "x"}
-    (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    refuse_pointer(tmp_path / "a.jsonl")
-    refuse_pointer(tmp_path / "missing")
-    refuse_pointer(tmp_path)
+def test_a_full_disk_is_no_bad_input():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    closed = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    assert isinstance(cannot_write("it must be a folder", "x", full), OSError)
+    refused = cannot_write("it must be a folder", "x", closed)
+    assert type(refused) is ValueError
+    assert str(refused) == "it must be a folder, got 'x': Read-only file system"

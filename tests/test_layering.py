@@ -25,7 +25,14 @@ ORDER = {
     "shared/huggingface": {
         *("numpy", "ml_dtypes", "safetensors", "huggingface_hub", "transformers"),
     },
-    "shared/tracking": {"numpy", "filelock", "mlflow", "rich", "tensorboardX"},
+    "shared/tracking": {
+        "numpy",
+        "filelock",
+        "mlflow",
+        "sqlalchemy",
+        "rich",
+        "tensorboardX",
+    },
     "shared/signals": {"numpy", "safetensors"},
     "shared/state": {"numpy", "filelock"},
     "shared/run": {"numpy", "rich", "tyro"},

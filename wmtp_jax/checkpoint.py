@@ -6,8 +6,12 @@ arrays travels with them and is compared when they are read.
 """
 
 import logging
+import re
+import shutil
+import sys
 import zlib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from shared.config.fields import Config, TrainConfig
+from shared.messages import first_line
 from shared.state.checkpoints import (
     best_kept,
     newest_whole,
@@ -26,6 +31,7 @@ from shared.state.checkpoints import (
 from wmtp_jax import critic
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.sharding import is_out_of_memory
 from wmtp_jax.state import TrainState, abstract_state, tensor_names
 
 Manager = ocp.CheckpointManager
@@ -46,13 +52,30 @@ def open_to_read(folder: Path) -> Manager:
     options = ocp.CheckpointManagerOptions(
         read_only=True, save_interval_steps=0, create=False
     )
-    speaks = logging.getLogger("absl")  # of every read-only folder, as a warning
-    before = speaks.level
-    speaks.setLevel(logging.ERROR)
-    try:
+    with _quiet():  # it warns of every read-only folder
         return Manager(folder.resolve(), options=options)
-    finally:
-        speaks.setLevel(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's own words: tracebacks of its threads, of what it also raises.
+
+    After an error it stays so, since other threads of it come to theirs later.
+    """
+    speak = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [x.level for x in speak], sys.excepthook
+
+    def told(kind: Any, error: BaseException, where: Any) -> None:
+        if "Event loop is closed" not in str(error):  # printed by its C++
+            hook(kind, error, where)
+
+    for logger in speak:
+        logger.setLevel(logging.CRITICAL)
+    sys.excepthook = told
+    yield
+    sys.excepthook = hook
+    for logger, level in zip(speak, levels, strict=True):
+        logger.setLevel(level)
 
 
 def read_run(
@@ -87,6 +110,7 @@ def save(
 
     Raises:
       FloatingPointError: if an array is not finite.
+      OSError: if it cannot be written, whatever Orbax makes of the reason.
     """
     tree = _to_tree(state)
     require_finite(step, zip(tensor_names(tree), jax.tree.leaves(tree), strict=True))
@@ -94,11 +118,28 @@ def save(
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)
     )
-    manager.save(step, args=arguments, force=True)
-    manager.wait_until_finished()
+    try:
+        with _quiet():
+            manager.save(step, args=arguments, force=True)
+            manager.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:
+        for half in Path(manager.directory).glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint of step {step} must be written to {manager.directory}, "
+            f"got: {_reason(error)}"
+        ) from error
     best = best_kept(position["best_nll"], position["best_step"], cfg)
     for old in superseded(manager.all_steps(), cfg.keep_checkpoints, best):
         manager.delete(old)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, without the places in Orbax's files that it said it of."""
+    system = re.search(r": ([^:]+) \[os_error_code", str(error))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return system[1] if system else first_line(error)[:200]
 
 
 def restore(
@@ -106,10 +147,7 @@ def restore(
 ) -> tuple[int, TrainState, dict] | None:
     """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
     folder, steps = Path(manager.directory), manager.all_steps()
-    # Orbax raises many kinds for a damaged folder.
-    return newest_whole(
-        folder, steps, step, lambda number: _read(manager, number, like), Exception
-    )
+    return newest_whole(folder, steps, step, lambda n: _read(manager, n, like))
 
 
 def drop_after(manager: Manager, step: int) -> None:
@@ -136,9 +174,19 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
     )
-    restored = manager.restore(step, args=arguments)
-    position = dict(restored["position"])
-    if _checksum(restored["state"]) != position.pop("checksum"):
+    try:
+        with _quiet():
+            restored = manager.restore(step, args=arguments)
+        position = dict(restored["position"])
+        checksum = position.pop("checksum")
+    except Exception as error:  # Orbax raises many kinds, of many lines
+        if is_out_of_memory(error):
+            raise MemoryError(first_line(error)) from error
+        raise ValueError(
+            "a file of it is missing or damaged, or its config is another "
+            f"({type(error).__name__})"
+        ) from error
+    if _checksum(restored["state"]) != checksum:
         raise ValueError("its arrays do not have the checksum they were saved with")
     found = restored["state"]
     state = TrainState(**(critic.with_standards(found) if older else found))

@@ -24,9 +24,11 @@ from shared.run.main import exit_code, export_arguments
 from shared.state.model_source import run_to_export
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
+from shared.tracking import console
 from wmtp_jax import checkpoint
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
+from wmtp_jax.sharding import jax_told
 from wmtp_jax.state import TrainState, init_state
 
 NAME = "wmtp_jax"
@@ -97,10 +99,10 @@ def adopt(folder: Path, run: Path, cfg: Config) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    asked = export_arguments(f"{NAME}.export", __doc__ or "", argv)
-    with exit_code([]) as outcome:
-        step = export_run(asked.run, Path(asked.to), model_only=asked.model_only)
-        print(f"step {step} of {asked.run} written to {asked.to}")
+    with exit_code([]) as outcome, jax_told():
+        asked = export_arguments(f"{NAME}.export", __doc__ or "", argv)
+        step = export_run(asked.run, asked.to, model_only=asked.model_only)
+        console.say(f"step {step} of {asked.run} written to {asked.to}")
     return outcome.code
 
 

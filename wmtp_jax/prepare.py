@@ -26,10 +26,12 @@ from shared.head_types import HEAD_TYPES
 from shared.huggingface.folder import write_model
 from shared.run.command_line import model_layer
 from shared.run.inputs import read_tokenizer
-from shared.run.main import exit_code
+from shared.run.main import exit_code, home_path
 from shared.state.model_source import find_folder
+from shared.tracking import console
 from wmtp_jax.init_params import init_params, load_params
 from wmtp_jax.model import Params
+from wmtp_jax.sharding import jax_told
 
 
 def prepare(cfg: Config, out: Path, *, kind: str, random_init: bool) -> Config:
@@ -92,15 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--value-head", **value, help=f"a new one too, for --algo {critic}")
     add("--kind", choices=("causal", "reward"), default="causal")
     add("--seed", type=int)
-    add("--out", type=Path, required=True, help="folder to write; must be new")
+    add("--out", type=home_path, required=True, help="folder to write; must be new")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    given = vars(_parser().parse_args(argv))
-    asked = {name: given.pop(name) for name in ("out", "kind", "random_init")}
-    with exit_code([]) as outcome:
+    with exit_code([]) as outcome, jax_told():
+        given = vars(_parser().parse_args(argv))
+        asked = {name: given.pop(name) for name in ("out", "kind", "random_init")}
         layer = model_layer(given["model.name"], given.get("model.revision", ""))
         # Nothing is trained here, so no row has to fit the model.
         layer |= {"data.max_length": max(2, given["heads.count"] + 1)}
@@ -108,7 +110,8 @@ def main(argv: list[str] | None = None) -> int:
         cfg = prepare(build(layer | given), **asked)
         is_reward, model = asked["kind"] == "reward", cfg.model
         heads = "a reward model" if is_reward else f"K = {cfg.heads.count}"
-        print(f"{model.family}, {model.num_layers} layers, {heads}: {asked['out']}")
+        made = f"{model.family}, {model.num_layers} layers, {heads}: {asked['out']}"
+        console.say(made)
     return outcome.code
 
 

@@ -5,7 +5,8 @@ Parameters lie everywhere, rows of a batch are split evenly.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shared.config.fields import Config
+from shared.messages import first_line
 from shared.tracking.flops import peak_flops
 
 log = logging.getLogger("wmtp")
@@ -58,11 +60,11 @@ def make_mesh(cfg: Config) -> Mesh:
     Raises:
       ValueError: if there is no such device, or rows cannot be split evenly.
     """
-    kind = cfg.machine.device
+    kind, everywhere = cfg.machine.device, jax.devices()
     try:
-        devices = jax.devices(None if kind == "auto" else kind)
+        devices = everywhere if kind == "auto" else jax.devices(kind)
     except RuntimeError:
-        found = ", ".join(sorted({device.platform for device in jax.devices()}))
+        found = ", ".join(sorted({device.platform for device in everywhere}))
         seen = f"a device that JAX sees here ({found})"
         cfg.machine.require("device", False, seen)
     if cfg.machine.attention == "cudnn":
@@ -70,6 +72,46 @@ def make_mesh(cfg: Config) -> Mesh:
     whole = cfg.data.batch_size % len(devices) == 0
     cfg.data.require("batch_size", whole, f"a multiple of the {len(devices)} devices")
     return Mesh(devices, ("data",))
+
+
+@contextmanager
+def jax_told() -> Iterator[None]:
+    """What JAX says of devices and memory, in one line for the user.
+
+    Raises:
+      ValueError: if there is no device of the kind that its variable wants.
+      MemoryError: where memory runs out.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(
+                f"the run must fit into memory, got: {first_line(error)} (less "
+                "data.batch_size with more train.accumulation, less data.max_length, "
+                "a smaller model, or machine.rematerialise)"
+            ) from error
+        if _has_devices():
+            raise
+        raise ValueError(
+            "JAX_PLATFORMS must name devices that JAX sees here, got "
+            f"{jax.config.jax_platforms!r}: {first_line(error)}"
+        ) from error
+
+
+def _has_devices() -> bool:
+    """Whether JAX finds any; of a platform that is not there it says no more."""
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether JAX failed for want of memory, on any device."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+    is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return is_jax and any(word in str(error) for word in words)
 
 
 def _require_cudnn(cfg: Config, platform: str) -> None:

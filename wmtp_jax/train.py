@@ -30,7 +30,14 @@ from wmtp_jax import checkpoint, critic, report
 from wmtp_jax.export import NAME, adopt, export
 from wmtp_jax.optimizer import make_optimizer, rate_of
 from wmtp_jax.reference import measure_signals
-from wmtp_jax.sharding import find_mesh, keep_compiled, kind_of, peak_of, replicated
+from wmtp_jax.sharding import (
+    find_mesh,
+    jax_told,
+    keep_compiled,
+    kind_of,
+    peak_of,
+    replicated,
+)
 from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
 from wmtp_jax.step import compile_step, make_eval_step, make_train_step
 
@@ -142,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # a program of its own, not a call from another
         use_one_heap()
     arguments = sys.argv[1:] if argv is None else argv
-    with exit_code(arguments) as outcome:
+    with exit_code(arguments) as outcome, jax_told():
         asked = asked_of(arguments, NAME)
         if asked.dry_run:
             report.dry_run(asked.config, asked.resume, asked.overrides)

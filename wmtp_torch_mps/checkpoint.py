@@ -12,6 +12,7 @@ import torch
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
+from shared.files import clear_leftovers
 from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
 from shared.state.checkpoints import (
@@ -47,6 +48,7 @@ def save(
     folder, cfg = run / "checkpoints", state.params.cfg
     if (folder / str(step)).exists():  # damaged, or this run has been here before
         shutil.rmtree(folder / str(step))
+    clear_leftovers(folder)
     write(folder / str(step), run, state, position, tokenizer)
     best = best_kept(position["best_nll"], position["best_step"], cfg.train)
     for old in superseded(steps_in(folder), cfg.train.keep_checkpoints, best):

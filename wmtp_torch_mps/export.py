@@ -17,6 +17,7 @@ from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
 from shared.run.main import exit_code, export_arguments
 from shared.state.model_source import run_to_export, tokenizer_of_run
+from shared.tracking import console
 from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.model import WMTP, named, to_tree
 
@@ -61,10 +62,10 @@ def adopt(folder: Path, run: Path, cfg: Config, device: torch.device) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
-    asked = export_arguments("wmtp_torch_mps.export", __doc__ or "", argv)
     with exit_code([]) as outcome:
-        step = export_run(asked.run, Path(asked.to), model_only=asked.model_only)
-        print(f"step {step} of {asked.run} written to {asked.to}")
+        asked = export_arguments("wmtp_torch_mps.export", __doc__ or "", argv)
+        step = export_run(asked.run, asked.to, model_only=asked.model_only)
+        console.say(f"step {step} of {asked.run} written to {asked.to}")
     return outcome.code
 
 

@@ -138,7 +138,7 @@ def ngrams(text: str, size: int = GRAM) -> set[str]:
 def load_fingerprints(file: Path | None = None) -> dict[str, Prints]:
     """Fingerprints by benchmark: those of this package, or of a file that was built."""
     path = file or files("shared.data").joinpath(FINGERPRINTS)
-    packed = json.loads(path.read_text())["fingerprints"]
+    packed = json.loads(path.read_text("utf-8"))["fingerprints"]
     benchmarks: dict[str, Prints] = {}
     for name in sorted(packed):
         benchmark, _, kind = name.rpartition(".")

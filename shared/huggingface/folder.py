@@ -9,7 +9,6 @@ tensor is which part of it.
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection
@@ -21,7 +20,7 @@ import numpy as np
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import Tokenizer
-from shared.files import write_text
+from shared.files import cannot_write, temporary_name, write_text
 from shared.huggingface.config_json import make_hf_config, read_hf_config
 from shared.huggingface.generation import FILE as GENERATION
 from shared.huggingface.generation import SPECIAL, make_generation
@@ -189,10 +188,11 @@ def write_model(
         raise ValueError(f"the model's folder must be new or empty, got {folder}")
     if kind != ("reward" if "score" in params else "causal"):
         raise ValueError(f"params must be of a {kind} model, got {sorted(params)}")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     tensors = to_tensors(params, cfg, heads)
     try:
-        temporary.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
         _write_files(temporary, tensors, cfg, heads, tokenizer, kind)
         if beside is not None:
             beside(temporary)
@@ -200,10 +200,8 @@ def write_model(
             folder.rmdir()
         temporary.rename(folder)
     except OSError as error:
-        raise ValueError(
-            "the model's folder must be one that can be written, got "
-            f"{str(folder)!r}: {error.strerror}"
-        ) from None
+        required = "the model's folder must be one that can be written"
+        raise cannot_write(required, folder, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

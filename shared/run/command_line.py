@@ -166,7 +166,9 @@ def _value(path: str, words: list[str]) -> Any:
 
 def _source(given: str) -> Any:
     """The file that `--config` or `--recipe` names: a preset, or any path."""
-    return PRESETS / f"{given}.yaml" if given in preset_names(PRESETS) else Path(given)
+    if given in preset_names(PRESETS):
+        return PRESETS / f"{given}.yaml"
+    return Path(os.path.expanduser(given))
 
 
 def model_layer(name: str, revision: str = "") -> dict[str, Any]:
@@ -193,10 +195,14 @@ def model_layer(name: str, revision: str = "") -> dict[str, Any]:
     return layer
 
 
-def _absolute_paths(layer: dict[str, Any]) -> dict[str, str]:
-    """Paths that lie here, as a run has to find them again from any folder.
+def _found_paths(layer: dict[str, Any]) -> dict[str, Any]:
+    """Paths as a run has to find them again from any folder; `~` is the user's home.
 
-    A name that stands for something else (a preset, `minis`) wins over a folder.
+    Only paths that lie here are made absolute. A name that stands for something else
+    (a preset, `minis`) wins over a folder.
+
+    Raises:
+      ValueError: for a `~NAME` in output_dir of nobody's.
     """
     named = {
         "model.name": preset_names(MODELS),
@@ -205,12 +211,26 @@ def _absolute_paths(layer: dict[str, Any]) -> dict[str, str]:
         "data.tokenizer": ["bytes"],
         "data.source": ["minis", "mbpp", "humaneval", "code_contests"],
     }
-    found = {}
-    for name, known in named.items():
-        path = os.path.expanduser(layer.get(name, ""))
-        if path and layer[name] not in known and os.path.exists(path):
-            found[name] = os.path.abspath(path)
+    found: dict[str, Any] = {
+        name: _found(layer[name])
+        for name, known in named.items()
+        if layer.get(name) and layer[name] not in known
+    }
+    if "data.check_against" in layer:
+        found["data.check_against"] = tuple(map(_found, layer["data.check_against"]))
+    if "output_dir" in layer:
+        found["output_dir"] = path = os.path.expanduser(layer["output_dir"])
+        if path.startswith("~"):
+            raise ValueError(
+                "output_dir must be a folder that can be written, got "
+                f"{path!r}, the home of nobody here (./{path} is a folder of that name)"
+            )
     return found
+
+
+def _found(path: str) -> str:
+    known = os.path.expanduser(path)
+    return os.path.abspath(known) if os.path.exists(known) else path
 
 
 def parse(argv: list[str], prog: str) -> Invocation:
@@ -233,7 +253,7 @@ def parse(argv: list[str], prog: str) -> Invocation:
     for source in (asked.config, asked.recipe):
         overrides |= read_layer(_source(source), originals) if source else {}
     overrides |= given
-    overrides |= _absolute_paths(overrides)
+    overrides |= _found_paths(overrides)
     given = {path: overrides[path] for path in given}
     name = overrides.get("model.name", Config().model.name)
     layer = model_layer(name, overrides.get("model.revision", ""))
@@ -249,7 +269,7 @@ def parse(argv: list[str], prog: str) -> Invocation:
     return Invocation(
         config=cfg,
         dry_run=asked.dry_run,
-        resume=asked.resume,
+        resume=os.path.expanduser(asked.resume),
         overrides=overrides,
         unused=tuple(filter(is_unused, originals)),
     )

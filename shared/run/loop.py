@@ -78,6 +78,8 @@ class Loop:
         self.train, self.validation = train, validation
         self.asynchronous, self.peak_flops = asynchronous, peak_flops
         self.tensors = tensors
+        if run.resumed:
+            run.keep_changes()
         # A run killed before its first checkpoint starts again, without any row.
         resume_step = (-1 if self.is_new else start) if run.resumed else None
         self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)

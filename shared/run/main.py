@@ -6,13 +6,16 @@ return outcome.code
 """
 
 import argparse
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from shared.messages import os_error_line
 from shared.run.command_line import Invocation, parse
 from shared.tracking import console
 
@@ -34,16 +37,21 @@ def exit_code(arguments: list[str]) -> Iterator[Outcome]:
     console.setup_logging(None, verbose)  # until there is a run folder
     try:
         yield outcome
-    except (ValueError, FloatingPointError, MemoryError) as error:
+    except BrokenPipeError:  # of what prints by itself: `--help | head -1`
+        pass
+    except (ValueError, FloatingPointError, MemoryError, OSError) as error:
         if verbose:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        outcome.code = 2 if isinstance(error, ValueError) else 1
+        failed = isinstance(error, (OSError, FloatingPointError, MemoryError))
+        line = os_error_line(error) if isinstance(error, OSError) else str(error)
+        console.say(f"error: {line}", sys.stderr)
+        outcome.code = 1 if failed else 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        console.say("stopped", sys.stderr)
         outcome.code = 130
     finally:
         console.close_logging()
+        console.flush()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -51,8 +59,13 @@ def asked_of(arguments: list[str], backend: str) -> Invocation:
     """What a trainer's command line asks for; says which names mean nothing here."""
     asked = parse(arguments, prog=f"python -m {backend}.train")
     if asked.unused:
-        print(f"note: nothing here reads {', '.join(asked.unused)}", file=sys.stderr)
+        console.say(f"note: nothing here reads {', '.join(asked.unused)}", sys.stderr)
     return asked
+
+
+def home_path(text: str) -> Path:
+    """A path whose `~` is the user's home, where no shell has said so."""
+    return Path(os.path.expanduser(text))
 
 
 def export_arguments(prog: str, doc: str, argv: list[str] | None) -> argparse.Namespace:
@@ -61,7 +74,9 @@ def export_arguments(prog: str, doc: str, argv: list[str] | None) -> argparse.Na
         prog=f"python -m {prog}", description=doc.splitlines()[0]
     )
     parser.add_argument("run", help="run folder, or RUN/checkpoints/STEP")
-    parser.add_argument("--to", required=True, help="folder to write; must be new")
+    parser.add_argument(
+        "--to", type=home_path, required=True, help="folder to write; must be new"
+    )
     parser.add_argument(
         "--model-only",
         action="store_true",

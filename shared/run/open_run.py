@@ -19,8 +19,9 @@ from typing import Any
 from shared.config.fields import Config
 from shared.config.layers import dump_config, load_config
 from shared.data.tokenizer import load_tokenizer
-from shared.files import write_text
+from shared.files import clear_leftovers, write_text
 from shared.huggingface.generation import read_generation
+from shared.messages import os_error_line
 from shared.run.effects import log_without_effect
 from shared.run.inputs import Inputs, read_inputs
 from shared.run.report import finish, log_inputs, log_signals, summarize
@@ -29,7 +30,7 @@ from shared.signals.kept import Signals, keep_signals, read_signals
 from shared.signals.measure import collect, passes_of
 from shared.signals.passes import FrozenModel, Pass
 from shared.state import run_folder
-from shared.state.checkpoints import Progressed, steps_in
+from shared.state.checkpoints import Progressed, require_step, steps_in
 from shared.state.header import read_header
 from shared.state.model_source import keep_tokenizer
 from shared.state.portable_state import check_state, is_state, read_state
@@ -117,12 +118,22 @@ class Run:
         finish(self.path, self.cfg, summary, ui_command)
         return summary
 
+    def keep_changes(self) -> None:
+        """What was changed on the way stays changed at the next resume.
+
+        Called when nothing can refuse the run any more.
+        """
+        file, cfg = self.path / "config.yaml", self.cfg
+        saved = load_config(file)
+        if replace(saved, output_dir=cfg.output_dir, run_name=cfg.run_name) != cfg:
+            write_text(file, dump_config(cfg))
+
     def finished_already(self, start: int, num_steps: int) -> dict | None:
         """The summary of a run whose checkpoint is its end; None if it goes on."""
         file = self.path / "summary.json"
         if start >= num_steps and file.exists():
             log.info("the run is finished: nothing to go on with in %s", self.path)
-            return json.loads(file.read_text())
+            return json.loads(file.read_text("utf-8"))
         return None
 
 
@@ -149,10 +160,12 @@ def config_in_force(
         )
         name = overrides.get("run_name", "")
         return replace(changed, output_dir=cfg.output_dir, run_name=name)
-    path, _ = run_folder.find(resume, cfg.output_dir)
+    path, step = run_folder.find(resume, cfg.output_dir)
     run_folder.check_backend(
         path, backend, "to go on: export it there, --resume the folder here"
     )
+    if step is not None:  # before all the data is read
+        require_step(path / "checkpoints", steps_in(path / "checkpoints"), step)
     saved = run_folder.resumed_config(path, overrides)
     if overrides.get("run_name", path.name) != path.name:
         raise ValueError(
@@ -186,7 +199,11 @@ def open_run(
     """
     if not resume:
         inputs = read_inputs(cfg, backend)
-        path, named = run_folder.create(inputs.cfg)
+
+        def keep_digests(path: Path) -> None:
+            run_folder.check_inputs(path, inputs.digests)
+
+        path, named, _ = run_folder.create(inputs.cfg, keep_digests)
         run = Run(path=path, inputs=replace(inputs, cfg=named))
     elif _is_export(Path(resume), backend):
         run = _adopt(cfg, Path(resume), backend)
@@ -194,8 +211,10 @@ def open_run(
         run = _find(cfg, resume, backend)
     held = run_folder.lock(run.path)
     try:
-        if run.resumed:
-            _keep_changes(run.path / "config.yaml", run.cfg)
+        if steps_in(run.path / "checkpoints"):
+            run.adopted = None
+        clear_leftovers(run.path)
+        clear_leftovers(run.path / "checkpoints")
         run_folder.check_inputs(run.path, run.inputs.digests)
         keep_tokenizer(run.path, run.inputs.tokenizer)
         console.setup_logging(run.path, run.cfg.verbose)
@@ -203,9 +222,14 @@ def open_run(
         log_without_effect(run.cfg, given, backend)
         run.find_signals(computed_by)
         yield run
-    except BaseException:
-        if run.adopted and not steps_in(run.path / "checkpoints"):
+    except BaseException as error:
+        kept = steps_in(run.path / "checkpoints")
+        if run.adopted and not kept:
             shutil.rmtree(run.path, ignore_errors=True)
+        elif isinstance(error, OSError):
+            raise OSError(
+                f"{os_error_line(error)} ({_kept(run.path, kept)})"
+            ) from error
         raise
     finally:
         console.close_logging()
@@ -230,11 +254,19 @@ def look(cfg: Config, resume: str, backend: str) -> Inputs:
 def _find(cfg: Config, resume: str, backend: str) -> Run:
     """The run that goes on, its inputs held against those that it was started with."""
     path, step = Path(cfg.output_dir) / cfg.run_name, run_folder.named_step(resume)
+    adopted = run_folder.origin_of(path)
     inputs = read_inputs(cfg, backend, path)
     if run_folder.recorded_inputs(path):  # said before anything is written
         run_folder.check_inputs(path, inputs.digests)
     before = load_config(path / "config.yaml")
-    return Run(path=path, inputs=inputs, resumed=True, step=step, before=before)
+    return Run(
+        path=path,
+        inputs=inputs,
+        resumed=True,
+        step=step,
+        adopted=adopted,
+        before=before,
+    )
 
 
 def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
@@ -244,8 +276,8 @@ def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
     run needs neither the folder nor any reference afterwards.
     """
     header = check_state(folder)
-    path, cfg = run_folder.create(cfg)
-    try:
+
+    def fill(path: Path) -> Inputs:
         run_folder.check_inputs(path, header.inputs | {"backend": backend})
         if (folder / "signals").is_dir():
             shutil.copytree(folder / "signals", path / "signals")
@@ -254,20 +286,22 @@ def _adopt(cfg: Config, folder: Path, backend: str) -> Run:
             tokenizer = load_tokenizer(str(folder))
         generation = read_generation(folder)
         keep_tokenizer(path, replace(tokenizer, generation=generation))
+        run_folder.note_origin(path, folder)
         inputs = read_inputs(cfg, backend, path)
         run_folder.check_inputs(path, inputs.digests)
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+        return inputs
+
+    path, named, inputs = run_folder.create(cfg, fill)
+    inputs = replace(inputs, cfg=named)
     before = header.config
     return Run(path=path, inputs=inputs, resumed=True, adopted=folder, before=before)
 
 
-def _keep_changes(file: Path, cfg: Config) -> None:
-    """What was changed on the way stays changed at the next resume."""
-    saved = load_config(file)
-    if replace(saved, output_dir=cfg.output_dir, run_name=cfg.run_name) != cfg:
-        write_text(file, dump_config(cfg))
+def _kept(path: Path, steps: list[int]) -> str:
+    """What is left of a run that the disk has ended."""
+    if not steps:
+        return f"{path} has no checkpoint"
+    return f"the checkpoint of step {steps[-1]} is kept; go on: --resume {path}"
 
 
 def _is_export(path: Path, backend: str) -> bool:

@@ -90,10 +90,11 @@ def show_plan(
       memory: more rows of the last table.
     """
     cfg = inputs.cfg
-    print(dump_config(cfg), end="")
-    print("\n".join(inputs.contamination.lines()))
+    console.say(dump_config(cfg).rstrip("\n"))
+    console.say("\n".join(inputs.contamination.lines()))
     for name, split in inputs.splits.items():
-        print("".join(f"{line}\n" for line in _losses(name, split, cfg)), end="")
+        for line in _losses(name, split, cfg):
+            console.say(line)
     log_without_effect(cfg, given, inputs.digests["backend"])
     log_limits(inputs, given, num_steps)
     rows = [(name, f"{count:,}") for name, count in parameters.items()]

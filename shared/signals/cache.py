@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from shared.files import write_whole
+from shared.files import cannot_write, clear_leftovers, write_whole
 
 log = logging.getLogger("wmtp")
 OLD_NAME = "ref_nll"  # of every column, in files made before columns had names
@@ -70,12 +70,11 @@ def save(folder: str | Path, key: str, name: str, values: Sequence[np.ndarray]) 
     path = Path(folder) / f"{key}.safetensors"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent, r"[0-9a-f]{64}\.safetensors")
         write_whole(path, content)
     except OSError as error:
-        raise ValueError(
-            "signals must be in a folder that can be written, got "
-            f"{str(folder)!r}: {error.strerror}"
-        ) from None
+        required = "signals must be in a folder that can be written"
+        raise cannot_write(required, folder, error) from None
     return path
 
 

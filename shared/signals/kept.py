@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from shared.data.documents import Split
-from shared.files import write_json, write_whole
+from shared.files import cannot_write, write_json, write_whole
 from shared.huggingface.json_keys import Keys, read_keys
 from shared.messages import first_line
 from shared.signals import cache
@@ -59,10 +59,8 @@ def keep_signals(folder: Path, signals: Signals, splits: dict[str, Split]) -> No
         _read(made, signals.columns, splits)
         made.rename(folder)
     except OSError as error:
-        raise ValueError(
-            "the run's signals must be in a folder that can be written, got "
-            f"{str(folder)!r}: {error.strerror}"
-        ) from None
+        required = "the run's signals must be in a folder that can be written"
+        raise cannot_write(required, folder, error) from None
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -143,14 +143,13 @@ def newest_whole(
     steps: Iterable[int],
     step: int | None,
     read: Callable[[int], tuple[State, dict[str, Any]]],
-    errors: type[Exception] = ValueError,
 ) -> tuple[int, State, dict[str, Any]] | None:
     """`(step, state, position)` of `step`, else of the newest that can be read.
 
     A damaged newest checkpoint is passed over with a warning. None if there is none.
 
     Args:
-      errors: what `read` raises for a damaged one.
+      read: raises a ValueError for a damaged one.
 
     Raises:
       ValueError: if `step` was asked for and is missing or damaged, or all are damaged.
@@ -160,7 +159,7 @@ def newest_whole(
     for candidate in tried:
         try:
             return candidate, *read(candidate)
-        except errors as error:
+        except ValueError as error:
             reason = first_line(error)
             log.warning("checkpoint %d cannot be read: %s", candidate, reason[:200])
     if tried:

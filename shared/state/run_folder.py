@@ -1,17 +1,31 @@
 """A run's folder: made once, never overwritten, found again by `--resume`."""
 
 import json
+import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from shared.config.fields import Config
 from shared.config.layers import build, dump_config, flatten, load_config
-from shared.files import write_json, write_text
+from shared.files import (
+    cannot_write,
+    clear_leftovers,
+    temporary_name,
+    write_json,
+    write_text,
+)
+from shared.huggingface.folder import file_digest
+from shared.state.checkpoints import steps_in
+from shared.state.header import HEADER
 
+Filled = TypeVar("Filled")
+ORIGIN = "origin.json"
 # Fields that a resumed run may change: they decide how long it runs and what it tells,
 # not what a step computes (but a linear or cosine schedule ends where the run does).
 FREE_ON_RESUME = {
@@ -32,30 +46,63 @@ FREE_ON_RESUME = {
 }
 
 
-def create(cfg: Config) -> tuple[Path, Config]:
-    """Makes the folder of a new run and writes its resolved `config.yaml`.
+def create(cfg: Config, fill: Callable[[Path], Filled]) -> tuple[Path, Config, Filled]:
+    """Makes the folder of a new run, with its resolved `config.yaml`, whole or not.
+
+    It has its name once all is in it: a run that is killed before leaves nothing that
+    would stand in the way of another. A default name that is taken gets a number.
+
+    Args:
+      fill: is given the folder under another name, to write more files into it.
+
+    Returns:
+      The folder, the config with the name it has now, and what `fill` returned.
 
     Raises:
-      ValueError: if the folder exists or cannot be written.
+      ValueError: if the folder exists and holds something, or cannot be written.
     """
-    name = cfg.run_name or f"{cfg.algo}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path(cfg.output_dir) / name
-    cfg = replace(cfg, run_name=name)
+    cfg = replace(cfg, output_dir=os.path.expanduser(cfg.output_dir))
+    runs = Path(cfg.output_dir)
+    stamp = f"{cfg.algo}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = [cfg.run_name] if cfg.run_name else [stamp]
+    names += [] if cfg.run_name else [f"{stamp}-{number}" for number in range(2, 1000)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir()
+        runs.mkdir(parents=True, exist_ok=True)
+        made = temporary_name(runs / "new-run")
+        made.mkdir()
     except OSError as error:
-        if not path.parent.is_dir() or not path.exists():
-            raise ValueError(
-                "output_dir must be a folder that can be written, got "
-                f"{cfg.output_dir!r}: {error.strerror}"
-            ) from None
-        raise ValueError(
-            f"run_name must be new, got {name!r}, whose folder {path} exists (go on "
-            f"with it by --resume {path})"
-        ) from None
-    write_text(path / "config.yaml", dump_config(cfg))
-    return path, cfg
+        required = "output_dir must be a folder that can be written"
+        raise cannot_write(required, cfg.output_dir, error) from None
+    try:
+        filled = fill(made)
+        for name in names:
+            named = replace(cfg, run_name=name)
+            write_text(made / "config.yaml", dump_config(named))
+            if _renamed(made, runs / name):
+                return runs / name, named, filled
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    taken = runs / names[0]
+    raise ValueError(
+        f"run_name must be new, got {taken.name!r}, whose folder {taken} exists (go on "
+        f"with it by --resume {taken})"
+    )
+
+
+def _renamed(made: Path, path: Path) -> bool:
+    """Whether the folder has the name now; not if another one has it and is not empty.
+
+    One process alone gets a name, since renaming is one operation.
+    """
+    if not (path / "config.yaml").exists():  # older versions were killed before it
+        clear_leftovers(path, r"config\.yaml")
+    try:
+        made.rename(path)
+    except OSError:
+        if path.exists():
+            return False
+        raise
+    return True
 
 
 def find(
@@ -69,6 +116,7 @@ def find(
     Raises:
       ValueError: if there is no such run.
     """
+    resume, output_dir = map(os.path.expanduser, (resume, output_dir))
     for path in (Path(resume), Path(output_dir) / resume):
         if (step := named_step(path)) is not None:
             path = path.parent.parent
@@ -130,7 +178,7 @@ def changed_config(
 def recorded_inputs(path: Path) -> dict[str, str]:
     """The digests that a run was started with; `{}` before it has written them."""
     file = path / "inputs.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
 
 
 def check_inputs(path: Path, inputs: dict[str, str]) -> None:
@@ -150,6 +198,30 @@ def check_inputs(path: Path, inputs: dict[str, str]) -> None:
             f"a resumed run must have the inputs it started with ({file}), got another "
             f"{', '.join(differ)}"
         )
+
+
+def note_origin(path: Path, folder: Path) -> None:
+    """Keeps which exported folder a run was made of, until it has a checkpoint."""
+    origin = {"folder": str(folder.absolute()), "header": file_digest(folder / HEADER)}
+    write_json(path / ORIGIN, origin)
+
+
+def origin_of(path: Path) -> Path | None:
+    """The exported folder that a run without a checkpoint has to be made of again.
+
+    Raises:
+      ValueError: if the folder is not any more what it was.
+    """
+    if steps_in(path / "checkpoints") or not (path / ORIGIN).is_file():
+        return None
+    origin = json.loads((path / ORIGIN).read_text("utf-8"))
+    header = Path(origin["folder"]) / HEADER
+    if not header.is_file() or file_digest(header) != origin["header"]:
+        raise ValueError(
+            f"the run {path} has no checkpoint yet, and must have the folder that it "
+            f"goes on from, got another or none in {origin['folder']}"
+        )
+    return header.parent
 
 
 def check_backend(path: Path, backend: str, instead: str) -> None:
@@ -173,8 +245,15 @@ def lock(path: Path) -> FileLock:
     """Holds the run folder; a second trainer on it is refused.
 
     Raises:
-      ValueError: if another process holds it.
+      ValueError: if another process holds it, or nobody can write there.
     """
+    required = "the run's folder must be one that can be written"
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path, os.W_OK, effective_ids=effective):
+        raise ValueError(
+            "the run's folder must be one that can be written, got "
+            f"{str(path)!r}: it is read-only"
+        )
     held = FileLock(path / ".lock")
     try:
         held.acquire(timeout=0)
@@ -183,4 +262,6 @@ def lock(path: Path) -> FileLock:
             f"only one trainer may write to a run, got {path}, which another process "
             "is writing to"
         ) from None
+    except OSError as error:
+        raise cannot_write(required, path, error) from None
     return held

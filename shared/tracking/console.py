@@ -7,11 +7,14 @@ the time in front, and the progress lines even where the terminal shows a bar.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TextIO
 
 import rich.progress
 import rich.table
@@ -32,6 +35,45 @@ def on_terminal() -> bool:
     return CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and sys.stdout.isatty()
 
 
+def say(text: str, to: TextIO | None = None) -> None:
+    """Prints on stdout; nobody reading it any more (`| head`) costs no run."""
+    try:
+        print(text, file=to, flush=True)
+    except OSError:
+        flush()
+
+
+def flush() -> None:
+    """Sends nowhere what can be written no more, also what Python holds at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception:  # of whatever stands in its place
+            with suppress(OSError, ValueError, AttributeError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def _take_any_text() -> None:
+    """Has stdout and stderr write what their encoding lacks as `\\xe9`, never fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _LogFile(logging.FileHandler):
+    """`train.log`; a disk that is full costs its lines, and is told by others."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.setLevel(logging.CRITICAL + 1)
+
+
 class _TerminalHandler(logging.Handler):
     """Log lines on stdout; a closed pipe silences them and does not stop the run."""
 
@@ -46,9 +88,9 @@ class _TerminalHandler(logging.Handler):
                 # soft_wrap: a path longer than the line can still be copied whole.
                 CONSOLE.print(Text(text, style=style), soft_wrap=True)
             else:
-                print(text, flush=True)
+                say(text)
         except OSError:
-            self.setLevel(logging.CRITICAL + 1)
+            flush()
 
 
 def setup_logging(run_folder: Path | None, verbose: bool) -> logging.Logger:
@@ -62,13 +104,12 @@ def setup_logging(run_folder: Path | None, verbose: bool) -> logging.Logger:
       The logger. A second call replaces what the first one set up.
     """
     close_logging()
+    _take_any_text()
     LOGGER.addHandler(_TerminalHandler())
     LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
     LOGGER.propagate = False  # libraries put handlers on the root: no line twice
     if run_folder is not None:
-        file = logging.FileHandler(run_folder / "train.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        LOGGER.addHandler(file)
+        LOGGER.addHandler(_LogFile(run_folder / "train.log"))
     return LOGGER
 
 
@@ -259,7 +300,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
             pretty.add_row(*map(Text, row_cells))
         CONSOLE.print(pretty)
     else:
-        print(plain, flush=True)
+        say(plain)
     LOGGER.info("%s", plain, extra=_FILE_ONLY)
     return plain
 

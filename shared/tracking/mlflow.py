@@ -127,8 +127,10 @@ class MLflow:
     @property
     def ui_command(self) -> str:
         """The line for a shell that opens MLflow's pages; empty where MLflow is off."""
+        if not self.on:
+            return ""
         uri = shlex.quote(_uri(self.folder / "mlflow.db"))
-        return f"mlflow ui --backend-store-uri {uri}" if self.on else ""
+        return f"mlflow ui --backend-store-uri {uri}"
 
     def _send(self) -> None:
         if self._buffer:
@@ -202,7 +204,13 @@ def _tags(text: str) -> dict[str, str]:
 
 
 def _uri(database: Path) -> str:
-    return f"sqlite:///{database}"
+    """Its address, where `%`, `?` and `#` of a folder's name are none of its own."""
+    from sqlalchemy.engine import URL
+
+    uri = URL.create("sqlite", database=str(database)).render_as_string()
+    # Of an address `sqlite:///` MLflow makes the folder, without reading its quotes.
+    quoted = uri != f"sqlite:///{database}"
+    return uri.replace("sqlite:", "sqlite+pysqlite:", 1) if quoted else uri
 
 
 def _check_database(database: Path) -> None:

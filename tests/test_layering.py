@@ -36,6 +36,7 @@ ORDER = {
     "shared/signals": {"numpy", "safetensors"},
     "shared/state": {"numpy", "filelock"},
     "shared/run": {"numpy", "rich", "tyro"},
+    "shared/critic": {"numpy"},
 }
 # Both trainers stand below all rooms; what either may import from outside.
 TRAINERS = {

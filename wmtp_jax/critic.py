@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from shared import algorithms, weighting
 from shared.algorithms import Values
 from shared.config.fields import Config
+from shared.critic.stage1 import EPSILON, Stage1
 from shared.data.batches import Batch
-from shared.run.stage1 import EPSILON, Stage1
 from wmtp_jax import model, sharding
 
 STANDARDS = ("mean", "deviation")  # of what the head reads; stage 1 measures them

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from shared import algorithms, weighting
 from shared.algorithms import Values
+from shared.critic.stage1 import EPSILON, Stage1
 from shared.data.batches import Batch
-from shared.run.stage1 import EPSILON, Stage1
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.model import WMTP, forward
 

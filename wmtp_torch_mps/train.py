@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from shared.config.fields import Config
+from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
 from shared.run.freed_memory import keep_freed_memory, use_one_heap
@@ -19,7 +20,6 @@ from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
 from shared.run.open_run import Run, config_in_force, open_run
 from shared.run.plan import log_jump, plan_steps
-from shared.run.stage1 import Stage1
 from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import checkpoint, critic, report

@@ -167,7 +167,7 @@ class OptimizerConfig(Checked):
     """peak learning rate of the trunk, > 0"""
     head_lr_scale: Annotated[float, ">= 0"] = 1.0
     """learning rate of heads k >= 1 over the trunk's, >= 0"""
-    value_lr_scale: Annotated[float, ">= 0"] = 1.0
+    value_lr_scale: Annotated[float, ">= 0"] = 10.0
     """learning rate of the value head in stage 2 over the trunk's, >= 0"""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """of the learning rate after the warm-up"""

@@ -1,1 +1,1 @@
-"""One training run: command line, inputs, loop, stage 1, report."""
+"""One training run: command line, inputs, loop, report."""

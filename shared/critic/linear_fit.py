@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.critic.states import States
 from shared.data.packing import START, generator
 from shared.run.validation import value_errors
-from shared.signals.states import States
 
 # Of the largest no slope is left: the mean of the returns alone.
 PENALTIES = (*(10.0**power for power in np.arange(-4, 2.1, 0.5)), np.inf)

@@ -25,6 +25,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch, Columns
 from shared.data.documents import Split
 from shared.data.packing import epoch_order, pack_tightly
+from shared.files import cannot_write
 from shared.signals.passes import rows_batch
 from shared.tracking.console import Progress
 
@@ -78,10 +79,8 @@ class States:
                 while waiting:
                     self._take(waiting.popleft(), out)
         except OSError as error:
-            raise ValueError(
-                "the critic's states must be in a folder that can be written, got "
-                f"{str(self.file)!r}: {error.strerror}"
-            ) from None
+            required = "the critic's states must be in a folder that can be written"
+            raise cannot_write(required, self.file, error) from None
         self.return_N = np.concatenate(self._returns)
 
     def keep(self, hidden_BLD: Any) -> None:

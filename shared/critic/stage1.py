@@ -27,15 +27,15 @@ from typing import Any
 
 import numpy as np
 
+from shared.critic.linear_fit import fit_linear, start_head
+from shared.critic.states import States
 from shared.data.batches import Batch
 from shared.data.packing import epoch_order
 from shared.run.finite import require_finite_epoch
-from shared.run.linear_fit import fit_linear, start_head
 from shared.run.open_run import Run
 from shared.run.report import warn_if_useless
 from shared.run.validation import value_errors
 from shared.signals.kept import Signals
-from shared.signals.states import States
 from shared.tracking.console import Progress
 
 log = logging.getLogger("wmtp")

@@ -13,11 +13,11 @@ import torch
 
 from shared import weighting
 from shared.config.fields import Config, CriticConfig
+from shared.critic.linear_fit import PENALTIES, fit_linear, start_head
+from shared.critic.stage1 import Stage1
+from shared.critic.states import States
 from shared.data.documents import Document, Split
-from shared.run.linear_fit import PENALTIES, fit_linear, start_head
-from shared.run.stage1 import Stage1
 from shared.signals.kept import Signals
-from shared.signals.states import States
 from tests import minis, oracle, torch_models
 from wmtp_jax import critic as jax_critic
 from wmtp_jax import sharding
@@ -246,7 +246,7 @@ FOUR = """
 import sys
 import numpy as np, jax
 from pathlib import Path
-from tests.run import test_stage1 as here
+from tests.critic import test_stage1 as here
 from wmtp_jax import critic, sharding
 cfg = here.config()
 cfg = here.replace(cfg, data=here.replace(cfg.data, batch_size=4))

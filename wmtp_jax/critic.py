@@ -161,9 +161,9 @@ def train_value_head(
         found = [values(head, state_MD) for state_MD in stage1.validation()]
         return stage1.measured(found, loss)
 
-    is_best(head)
     start = jax.device_put(stage1.start(), sharding.replicated(mesh))
-    head = best = start if is_best(start) else head
+    is_best(start)
+    head = best = head if is_best(head) else start  # a folder's may be the better one
     tx = optax.chain(
         optax.clip_by_global_norm(cfg.optimizer.clip_norm),
         optax.adam(cfg.critic.stage1_lr, eps=EPSILON),

@@ -84,11 +84,13 @@ def train_value_head(model: WMTP, stage1: Stage1) -> None:
     def copied() -> dict[str, Tensor]:
         return {name: x.detach().clone() for name, x in head.state_dict().items()}
 
+    given = copied()
+    head.start(stage1.start())
     is_best()
     best = copied()
-    head.start(stage1.start())
-    if is_best():
-        best = copied()
+    head.load_state_dict(given)
+    if is_best():  # a folder's may be the better one
+        best = given
     head.load_state_dict(best)
     trained = [*head.inner.parameters(), *head.outer.parameters()]
     adam = torch.optim.Adam(trained, lr=cfg.critic.stage1_lr, eps=EPSILON)

@@ -7,10 +7,9 @@ Both are measured against returns with gae_lambda 1, which do not move.
     with Stage1(run, signals) as stage1:
         for batch in stage1.batches():
             stage1.keep(hidden_BLD)
-        stage1.measured(values of head)              # the head as it came
         start = stage1.start()
-        if stage1.measured(values of start):
-            best = head = start
+        stage1.measured(values of start)
+        best = head = head if stage1.measured(values of head) else start
         for epoch in stage1.epochs():
             for states_MD, return_M, counts_M in stage1.rows(epoch):
                 head, value_loss = update(head, states_MD, return_M, counts_M)
@@ -55,7 +54,7 @@ class Stage1:
       devices: rows of an update are split evenly over so many.
 
     Attributes:
-      epoch: made so far; at 0 a head is as it came, or the linear fit.
+      epoch: made so far; at 0 a head is the linear fit, or as it came.
       best_epoch: whose head is to be kept.
       value_error: mean squared error against the fixed returns on validation, of the
         best head.
@@ -178,8 +177,7 @@ class Stage1:
             "explained_variance": explained,
         }
         require_finite_epoch(self._told, self.epoch)
-        less = self.cfg.critic.stage1_min_delta if self.epoch else 0.0
-        best = error < self.value_error - less
+        best = error < self.value_error - self.cfg.critic.stage1_min_delta
         if best:
             self.best_epoch = self.epoch
             self.value_error, self.explained_variance = error, explained

@@ -71,8 +71,9 @@ def value_errors(value_N: np.ndarray, return_N: np.ndarray) -> tuple[float, floa
     """Mean squared error and explained variance of values against fixed returns."""
     value_N, return_N = value_N.astype(np.float64), return_N.astype(np.float64)
     everything = np.ones(value_N.shape, bool)
-    explained = weighting.explained_variance(return_N, value_N, everything)
-    return float(np.mean((value_N - return_N) ** 2)), float(explained)
+    with np.errstate(invalid="ignore", over="ignore"):  # of a head that has diverged
+        explained = weighting.explained_variance(return_N, value_N, everything)
+        return float(np.mean((value_N - return_N) ** 2)), float(explained)
 
 
 def read_values(

@@ -74,7 +74,7 @@ WITH = (
     "--algo baseline --weighting.rule soft --weighting.control random",
     "--algo critic --critic.score advantage --critic.stage1-lr 1 --reference.lr 1",
     "--optimizer.schedule linear --optimizer.final-lr-scale 0.5 --heads.weight 1 2 3 4",
-    "--algo baseline --weighting.weight-floor 0.05 --critic.stage1-epochs 20",
+    "--algo baseline --weighting.weight-floor 0.05 --critic.stage1-epochs 50",
 )
 
 

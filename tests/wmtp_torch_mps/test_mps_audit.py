@@ -16,7 +16,6 @@ from tests.mps_audit import Audit, NoMps, OnMeta, audited, routes
 from tests.signal_passes import over_documents
 from wmtp_torch_mps import critic, reference, unembed
 from wmtp_torch_mps import loss as loss_module
-from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.model import WMTP
 from wmtp_torch_mps.state import init_state
 from wmtp_torch_mps.step import eval_step, train_step
@@ -113,11 +112,15 @@ def test_no_device_is_forgotten_in_a_step(algo, head_type, meta):
 
 def test_no_device_is_forgotten_in_stage_1_and_the_reference(meta):
     model = WMTP(setting()).to(meta)
-    batch = to_device(short(first("packed", "float32")), meta)
-    optimizer = torch.optim.Adam(model.value_head.parameters(), fused=True)
+    optimizer = torch.optim.Adam(model.value_head.inner.parameters(), fused=True)
+    rows = (
+        np.zeros((8, setting().model.width), "f4"),
+        np.zeros(8, "f4"),
+        np.ones(8, bool),
+    )
     with OnMeta():
-        critic._update(model, optimizer, to_device(short(minis("packed")[0]), meta))
-        critic.fixed_returns(model, critic._frozen_hidden(model, batch), batch)
+        critic._update(model, optimizer, rows)
+        critic._frozen_hidden(model, short(first("packed", "float32")))
     cfg = setting("baseline")
     cfg = replace(cfg, heads=HeadsConfig(count=1))
     tokenizer = load_tokenizer("bytes")

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,23 @@ from typing import Any
 log = logging.getLogger("wmtp")
 
 POINTER = b"version https://git-lfs.github.com/spec/"
-# What a temporary name ends in: process and machine of its writer. Older versions left
-# the machine out.
-OWNER = re.compile(r"\.([0-9]+)(?:@([\w-]+))?\.tmp")
-HOST = re.sub(r"[^\w-]", "-", platform.node())
+# A temporary name, and who writes it: process and machine. Older versions left the
+# machine out, and the first dot of a file's.
+OWNER = re.compile(
+    r"(?P<dot>\.?)(?P<name>.+)\.(?P<process>[0-9]+)(?:@(?P<host>[\w-]+))?\.tmp"
+)
+
+
+def _machine() -> str:
+    """Where numbers of processes mean the same: a container has its own."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        numbers = ""
+    return re.sub(r"[^\w-]+", "-", f"{platform.node() or 'here'} {numbers}").strip("-")
+
+
+HOST = _machine()
 # The disk is at fault, not the place that was asked for.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -114,18 +128,15 @@ def clear_leftovers(folder: Path, names: str = r".+") -> None:
       names: pattern of the names that were to be written; all of them only in a folder
         that is ours alone.
     """
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        found = OWNER.search(path.name)
-        if found is None or found.end() < len(path.name):
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = OWNER.fullmatch(path.name)
+        if found is None or not re.fullmatch(names, found["name"]):
             continue
-        of = path.name[: found.start()]
-        wanted = re.fullmatch(names, of) or re.fullmatch(names, of.removeprefix("."))
-        if wanted and found[2] in (None, HOST) and not _is_alive(int(found[1])):
-            shutil.rmtree(path, ignore_errors=True)
-            if not path.is_dir():
-                path.unlink(missing_ok=True)
+        # No folder of ours ever had a name without the dot.
+        ours = found["host"] in (None, HOST) and (found["dot"] or not path.is_dir())
+        if ours and not _is_alive(int(found["process"])):
+            with suppress(OSError):  # somebody else's, in a folder of all
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class DiskError(OSError, ValueError):

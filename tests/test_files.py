@@ -21,9 +21,9 @@ def dead() -> int:
 
 def test_leftovers_of_killed_writers_go_and_others_stay(tmp_path, dead):
     live = os.getppid()
-    gone = [f".0.{dead}.tmp", f".6.{dead}@{HOST}.tmp", f"config.yaml.{dead}.tmp"]
+    gone = [f".0.{dead}.tmp", f".6.{dead}@{HOST}.tmp"]
     stay = [f".3.{live}.tmp", f".3.{live}@{HOST}.tmp", f".9.{dead}@elsewhere.tmp"]
-    stay += ["3", "notes.tmp", f"{dead}.tmp.txt", f"7.{dead}"]
+    stay += ["3", "notes.tmp", f"{dead}.tmp.txt", f"7.{dead}", f"mine.{dead}.tmp"]
     for name in gone + stay:
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").touch()

@@ -43,7 +43,7 @@ def config_of(rule):
     return replace(
         cfg,
         heads=replace(cfg.heads, warmup_steps=WARMUP),
-        optimizer=OptimizerConfig(**of_rule | RULES[rule]),
+        optimizer=OptimizerConfig(value_lr_scale=1.0, **of_rule | RULES[rule]),
     )
 
 

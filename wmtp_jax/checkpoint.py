@@ -166,16 +166,17 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tree = jax.eval_shape(_to_tree, like)
     folder = Path(manager.directory) / str(step) / "state"
-    older = "value" in like.params and _lacks_standards(folder)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-        critic.without_standards(tree) if older else tree,
-    )
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
-    )
     try:
         with _quiet():
+            older = "value" in like.params and _lacks_standards(folder)
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+                critic.without_standards(tree) if older else tree,
+            )
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract),
+                position=ocp.args.JsonRestore(),
+            )
             restored = manager.restore(step, args=arguments)
         position = dict(restored["position"])
         checksum = position.pop("checksum")

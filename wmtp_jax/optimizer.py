@@ -38,7 +38,7 @@ def rate_of(cfg: OptimizerConfig, num_steps: int, number: int) -> float:
 def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, the update rule, and a rate per group of parameters."""
     rule, kept_in = cfg.optimizer, cfg.machine.first_moment
-    held_back = cfg.heads.warmup_steps
+    held_back = cfg.head_warmup
     schedule = make_schedule(rule, num_steps)
     decay = {"weight_decay": rule.weight_decay, "mask": is_matrix}
     if rule.name == "adamw":

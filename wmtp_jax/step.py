@@ -124,11 +124,11 @@ def train_step(
     others = {name: group for name, group in gradient.items() if name != "trunk"}
     metrics["grad_norm_heads"] = optax.tree.norm(others) if others else jnp.zeros(())
     metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
-    frozen = state.step < cfg.heads.warmup_steps
-    if cfg.heads.warmup_steps:
+    frozen = state.step < cfg.head_warmup
+    if cfg.head_warmup:
         gradient = freeze_trunk(gradient, frozen)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-    if cfg.heads.warmup_steps:  # weight decay moves parameters without a gradient, too
+    if cfg.head_warmup:  # weight decay moves parameters without a gradient, too
         updates = freeze_trunk(updates, frozen)
     new_state = TrainState(
         step=state.step + 1,

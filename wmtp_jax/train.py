@@ -73,7 +73,7 @@ def train(
         folder, plan = run.path / "checkpoints", cfg.train
         with closing(checkpoint.open_manager(folder)) as manager:
             start, state, done = begin(run, manager, tx, training, signals, mesh)
-            if (summary := run.finished_already(start, num_steps)) is not None:
+            if (summary := run.finished_already(done, start, num_steps)) is not None:
                 return summary
             steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
             log_jump(cfg, run.before, training, steps, rate)
@@ -136,9 +136,12 @@ def begin(
         return start, state, done
     state, done = make_state(cfg, tx), Progressed(training.state())
     if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
-        trunk, head = state.params["trunk"], state.params["value"]
+        known = {name: state.params[name] for name in ("trunk", "value")}
+        known = jax.device_put(known, replicated(mesh))  # once, not at every batch
         with Stage1(run, signals, devices=mesh.size) as stage1:
-            head = critic.train_value_head(head, trunk, cfg, stage1, mesh)
+            head = critic.train_value_head(
+                known["value"], known["trunk"], cfg, stage1, mesh
+            )
         done.stage1 = stage1.summary()
         state = replace(state, params={**state.params, "value": head})
     return 0, state, done

@@ -141,7 +141,7 @@ def read(
     state.splits = int(found.get("splits", 1))
     state.step, state.skipped = kept.step, kept.step - kept.updates
     state.skipped_frozen = int(found.get("skipped_frozen", 0))
-    frozen = min(kept.step, cfg.heads.warmup_steps) - state.skipped_frozen
+    frozen = min(kept.step, cfg.head_warmup) - state.skipped_frozen
     restore_moments(state.optimizer, model, moments, kept.updates, frozen)
     if state.scaler.is_enabled() and "scale" in found:
         counted = {"_growth_tracker": int(found["_growth_tracker"])}

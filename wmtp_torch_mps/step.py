@@ -55,7 +55,7 @@ def train_step(
     divide(named(model), value_gradients, sums, cfg, unit=loss_unit(cfg))
     metrics = step_metrics(sums, extremes, cfg)
     scaler.unscale_(optimizer)
-    frozen = state.step < cfg.heads.warmup_steps
+    frozen = state.step < cfg.head_warmup
     metrics |= _clip(named(model), cfg, frozen=frozen)
     metrics["lr"] = learning_rate(cfg.optimizer, num_steps, state.step)
     set_rates(optimizer, metrics["lr"])

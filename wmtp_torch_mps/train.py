@@ -63,7 +63,7 @@ def train(
         training, validation = make_batches(cfg, run.inputs.splits, signals)
         num_steps = plan_steps(run.inputs, given, training)
         start, state, done = begin(run, device, training, signals)
-        if (summary := run.finished_already(start, num_steps)) is not None:
+        if (summary := run.finished_already(done, start, num_steps)) is not None:
             return summary
         steps, rate = (start, num_steps), partial(learning_rate, cfg.optimizer)
         log_jump(cfg, run.before, training, steps, rate)

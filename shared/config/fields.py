@@ -8,7 +8,7 @@ config is and when it makes sense.
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from tyro.conf import arg
@@ -294,13 +294,6 @@ class Config(Checked):
         cudnn = self.machine.attention == "cudnn"
         fits = not cudnn or self.machine.dtype == "bfloat16"
         self.require("machine.dtype", fits, "bfloat16 for machine.attention cudnn")
-        if self.heads.count == 1 and not self.algorithm.value_head:
-            # Nothing at all would learn while the trunk waits for the heads.
-            object.__setattr__(self, "heads", replace(self.heads, warmup_steps=0))
-        one_each = self.heads.count == 1 and self.rule == "soft"
-        fits = not one_each or self.weighting.scope != "window"
-        why = "document with heads.count = 1 (every weight of a window of one is 1)"
-        self.require("weighting.scope", fits, why)
         if self.weighting.control != "none" and self.rule == "uniform":
             raise ValueError(
                 f"weighting.control = {self.weighting.control!r} needs a rule that "
@@ -311,6 +304,12 @@ class Config(Checked):
     def algorithm(self) -> Algorithm:
         """The row of the algorithm."""
         return ALGORITHMS[self.algo]
+
+    @property
+    def head_warmup(self) -> int:
+        """Steps in which the trunk waits: 0 where nothing else would learn in them."""
+        others = self.heads.count > 1 or self.algorithm.value_head
+        return self.heads.warmup_steps if others else 0
 
     @property
     def rule(self) -> Rule:

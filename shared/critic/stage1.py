@@ -124,11 +124,12 @@ class Stage1:
                 progress.update(self.epoch, **self._told)
                 if self.epoch - self.best_epoch >= critic.stage1_patience:
                     break
+        best = f"epoch {self.best_epoch}" if self.best_epoch else "the start"
         log.info(
-            "value head: best of %d epochs is %d, explained variance on validation "
+            "value head: of %d epochs %s is the best, explained variance on validation "
             "%.4f",
             self.epoch,
-            self.best_epoch,
+            best,
             self.explained_variance,
         )
         warn_if_useless(self.explained_variance)

@@ -79,7 +79,10 @@ class States:
                 while waiting:
                     self._take(waiting.popleft(), out)
         except OSError as error:
-            required = "the critic's states must be in a folder that can be written"
+            required = (
+                "the critic's states (critic.stage1_disk_mib bounds them) must be in a "
+                "folder that can be written"
+            )
             raise cannot_write(required, self.file, error) from None
         self.return_N = np.concatenate(self._returns)
 
@@ -119,11 +122,12 @@ def _at_most(
     if count.sum() <= most:
         return split, columns
     order = epoch_order(len(count), seed, 0)
+    order = order[count[order] <= most]
     chosen = np.sort(order[np.cumsum(count[order]) <= most]).tolist()
-    if not chosen:
+    if not count[chosen].any():
         raise ValueError(
             "critic.stage1_disk_mib must hold the states of one document of "
-            f"{split.name} at least, {int(count[order[0]])} positions, got room for "
+            f"{split.name} at least, {int(count[count > 0].min())} positions, got room for "
             f"{most}"
         )
     log.info(

@@ -268,6 +268,20 @@ EFFECTS = (
 )
 
 
+def require_effect(cfg: Config) -> None:
+    """Refuses what would undo a new run: weights that are all 1 whatever the scores.
+
+    Raises:
+      ValueError: for windows of one head under the rule soft.
+    """
+    window = cfg.rule == "soft" and cfg.weighting.scope == "window"
+    if window and cfg.heads.count == 1:
+        raise ValueError(
+            "weighting.scope must be document with heads.count = 1 (every weight of a "
+            "window of one is 1), got 'window'"
+        )
+
+
 def without_effect(
     cfg: Config, given: dict[str, Any], backend: str
 ) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from shared.data.tokenizer import load_tokenizer
 from shared.files import clear_leftovers, write_text
 from shared.huggingface.generation import read_generation
 from shared.messages import os_error_line
-from shared.run.effects import log_without_effect
+from shared.run.effects import log_without_effect, require_effect
 from shared.run.inputs import Inputs, read_inputs
 from shared.run.report import finish, log_inputs, log_signals, summarize
 from shared.signals.columns import needed
@@ -128,13 +128,17 @@ class Run:
         if replace(saved, output_dir=cfg.output_dir, run_name=cfg.run_name) != cfg:
             write_text(file, dump_config(cfg))
 
-    def finished_already(self, start: int, num_steps: int) -> dict | None:
+    def finished_already(
+        self, done: Progressed, start: int, num_steps: int
+    ) -> dict | None:
         """The summary of a run whose checkpoint is its end; None if it goes on."""
-        file = self.path / "summary.json"
-        if start >= num_steps and file.exists():
-            log.info("the run is finished: nothing to go on with in %s", self.path)
-            return json.loads(file.read_text("utf-8"))
-        return None
+        file, patience = self.path / "summary.json", self.cfg.train.patience
+        early = 0 < patience <= done.worse
+        if not (early or start >= num_steps) or not file.exists():
+            return None
+        why = f" (train.patience = {patience} has ended it)" if early else ""
+        log.info("the run is finished: nothing to go on with in %s%s", self.path, why)
+        return json.loads(file.read_text("utf-8"))
 
 
 def config_in_force(
@@ -198,6 +202,7 @@ def open_run(
         was to be made of a folder and came to no checkpoint.
     """
     if not resume:
+        require_effect(cfg)
         inputs = read_inputs(cfg, backend)
 
         def keep_digests(path: Path) -> None:
@@ -248,6 +253,8 @@ def look(cfg: Config, resume: str, backend: str) -> Inputs:
             inputs = _adopt(there, Path(resume), backend).inputs
         return replace(inputs, cfg=replace(inputs.cfg, output_dir=cfg.output_dir))
     path = Path(cfg.output_dir) / cfg.run_name if resume else None
+    if not resume:
+        require_effect(cfg)
     return read_inputs(cfg, backend, path)
 
 

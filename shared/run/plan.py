@@ -73,9 +73,9 @@ def _unreached(cfg: Config, given: dict[str, Any], num_steps: int) -> Iterator[s
             f"optimizer.warmup_steps = {cfg.optimizer.warmup_steps} last for all "
             f"{num_steps} steps: the learning rate only rises"
         )
-    if cfg.heads.warmup_steps >= num_steps:
+    if cfg.head_warmup >= num_steps:
         yield (
-            f"heads.warmup_steps = {cfg.heads.warmup_steps} last for all {num_steps} "
+            f"heads.warmup_steps = {cfg.head_warmup} last for all {num_steps} "
             "steps: the trunk is never trained"
         )
     epochs = critic.stage1_epochs * cfg.algorithm.value_head
@@ -103,7 +103,7 @@ def log_jump(
     start, new = steps
     if start > new:
         log.warning("step %d is past the end, step %d: nothing to train", start, new)
-    if before is None or not 0 < start < new:
+    if before is None or before.train == cfg.train or not 0 < start < new:
         return
     old = count_steps(replace(cfg, train=before.train), train)
     was, now = rate(old, start), rate(new, start)

@@ -26,7 +26,8 @@ class Progressed:
     Attributes:
       data: position in the training data.
       first_eval, last_eval: metrics of the first and the newest evaluation.
-      best_nll, best_step: smallest validation nll so far and where it was.
+      best_nll, best_step: the newest validation nll that was smaller than those before
+        by more than train.min_delta, and where it was.
       worse: evaluations in a row that were no better.
       stage1: how the value head's first stage ended.
     """

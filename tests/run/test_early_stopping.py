@@ -61,6 +61,10 @@ def test_the_best_model_is_kept_and_exported(backend, told, tmp_path, capsys):
     assert backend.main(["--resume", str(run)]) == 0
     assert model_bytes(run / "model") == model_bytes(tmp_path / "2")
 
+    # Once it has one, there is nothing to go on with, unless patience is longer.
+    assert backend.main(["--resume", str(run)]) == 0
+    assert "train.patience = 2 has ended it" in capsys.readouterr().out
+
     # It goes on from the last, and the best stays.
     capsys.readouterr()
     assert backend.main(["--resume", str(run), "--train.patience", "3"]) == 0

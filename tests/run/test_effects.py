@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from shared.config.fields import Config
-from shared.config.layers import flatten, leaves, load_config
+from shared.config.layers import dump_config, flatten, leaves, load_config
 from shared.run.effects import EFFECTS, without_effect
 from tests.command_lines import run
 from tests.trained import MODEL, PACE
@@ -107,19 +107,25 @@ def test_it_is_said_in_one_line(backend, tmp_path, capsys):
     assert (tmp_path / "a" / "train.log").read_text().count("without effect") == 1
 
 
-def test_a_window_of_one_head_is_refused():
-    with pytest.raises(ValueError, match=r"weighting\.scope must be document with"):
-        run(*"--algo rho1-weighted --heads 1 --weighting.scope window".split())
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_window_of_one_head_is_refused_to_a_new_run(dry, tmp_path, capsys):
+    """A run of before, and its exports, can still be read."""
+    words = "--algo rho1-weighted --heads 1 --weighting.scope window".split()
+    place = ["--output-dir", str(tmp_path / "runs"), *dry]
+    assert jax_train.main([*MODEL, *words, *place]) == 2
+    assert "weighting.scope must be document with" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "saved.yaml").write_text(dump_config(run(*words).config))
+    assert load_config(tmp_path / "saved.yaml").weighting.scope == "window"
     assert idle(*"--heads 1 --weighting.scope window".split()) == {"weighting.scope"}
 
 
 def test_a_trunk_alone_does_not_wait_for_heads():
     """Else nothing would be trained for so many steps."""
     cfg = run(*"--heads 1 --heads.warmup-steps 5".split()).config
-    assert cfg.heads.warmup_steps == 0
-    assert replace(cfg, algo="critic").heads.warmup_steps == 0
-    cfg = run(*"--algo critic --heads 1 --heads.warmup-steps 5".split()).config
-    assert cfg.heads.warmup_steps == 5
+    assert (cfg.heads.warmup_steps, cfg.head_warmup) == (5, 0)  # it stays as given
+    assert replace(cfg, algo="critic").head_warmup == 5
+    assert run(*"--heads.warmup-steps 5".split()).config.head_warmup == 5
 
 
 def test_saved_configs_keep_what_they_say(tmp_path):

@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
-from tests import resuming
+import pytest
+
+from tests import resuming, trained
 from tests.resuming import (
     SAVE_EVERY,
     STEPS,
@@ -13,6 +15,7 @@ from tests.resuming import (
 )
 
 whole, copied = resuming.whole, resuming.copied
+whole_critic = resuming.whole_critic
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -34,6 +37,19 @@ def test_a_damaged_newest_checkpoint_is_passed_over(copied, whole, capsys):
     assert f"going on from the checkpoint of step {STEPS - SAVE_EVERY}" in out
     assert err == ""
     assert_same_end(copied, whole)  # which reads the last checkpoint: it is whole again
+
+
+@pytest.mark.parametrize("lost", ["_METADATA", "."])
+def test_what_is_asked_of_a_critics_checkpoint_may_be_gone(
+    whole_critic, lost, tmp_path, capsys
+):
+    run = trained.copy_of(whole_critic, tmp_path)
+    harmed = run / "checkpoints" / str(STEPS) / "state" / lost
+    shutil.rmtree(harmed) if harmed.is_dir() else harmed.unlink()
+    assert resume(run) == 0
+    out = capsys.readouterr().out
+    assert f"warning: checkpoint {STEPS} cannot be read: " in out
+    assert f"going on from the checkpoint of step {STEPS - SAVE_EVERY}" in out
 
 
 def test_a_run_whose_every_checkpoint_is_damaged_is_an_error(copied, capsys):

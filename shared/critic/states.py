@@ -125,10 +125,10 @@ def _at_most(
     order = order[count[order] <= most]
     chosen = np.sort(order[np.cumsum(count[order]) <= most]).tolist()
     if not count[chosen].any():
+        least = int(count[count > 0].min())
         raise ValueError(
-            "critic.stage1_disk_mib must hold the states of one document of "
-            f"{split.name} at least, {int(count[count > 0].min())} positions, got room for "
-            f"{most}"
+            f"critic.stage1_disk_mib must hold the states of a document of {split.name}"
+            f", {least} positions at least, got room for {most}"
         )
     log.info(
         "%s: the value head learns from %d of %d documents (critic.stage1_disk_mib)",

@@ -63,7 +63,7 @@ def config(
         heads=HeadsConfig(count=K, type=head_type, weight=HEAD_WEIGHT),
         data=DataConfig(max_length=L, batch_size=2),
         weighting=WeightingConfig(**RULES.get(rule, {})),
-        optimizer=OptimizerConfig(lr=1e-3),
+        optimizer=OptimizerConfig(lr=1e-3, value_lr_scale=1.0),
     )
     return replace(cfg, machine=replace(cfg.machine, dtype=dtype))
 

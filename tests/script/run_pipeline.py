@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _free(folder: Path) -> Path:
+    """The folder, or where a run of the same second has taken it `folder-2`, ..."""
+    if not folder.exists():
+        return folder
+    numbered = (folder.with_name(f"{folder.name}-{n}") for n in count(2))
+    return next(path for path in numbered if not path.exists())
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; further options go to every run as they are."""
     asked, options = _parser().parse_known_args(argv)
@@ -65,10 +74,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for recipe in files if asked.all else asked.recipe:
             arguments = ["--config", asked.config, "--recipe", recipe, *options]
-            name = f"{re.sub(r'[^A-Za-z0-9_-]', '-', Path(recipe).stem)}-{stamp}"
-            arguments += ["--run-name", name, "--tracking", "jsonl"]
             cfg = parse(arguments, "run_pipeline.py").config
-            planned.append((cfg.algo, Path(cfg.output_dir) / name, arguments))
+            name = f"{re.sub(r'[^A-Za-z0-9_-]', '-', Path(recipe).stem)}-{stamp}"
+            folder = _free(Path(cfg.output_dir) / name)
+            arguments += ["--run-name", folder.name, "--tracking", "jsonl"]
+            planned.append((cfg.algo, folder, arguments))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -267,17 +267,20 @@ print(rows[0][0], len(jax.devices()), stage1.explained_variance, *head["outer"][
 
 
 def test_four_devices_share_the_rows_and_say_the_same(tmp_path, monkeypatch):
-    said, flags = [], os.environ["XLA_FLAGS"]
-    for devices in (1, 4):
-        count = f"--xla_force_host_platform_device_count={devices}"
-        monkeypatch.setenv("XLA_FLAGS", f"{flags} {count}")
-        done = subprocess.run(
-            [sys.executable, "-c", FOUR, str(tmp_path)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        said.append([float(x) for x in done.stdout.splitlines()[-1].split()])
-    assert [x[:2] for x in said] == [[4, 1], [1, 4]]  # rows of a device
-    np.testing.assert_allclose(said[1][2:], said[0][2:], atol=1e-4)
+    cfg = config()
+    cfg = replace(cfg, data=replace(cfg.data, batch_size=4))
+    stage1 = stage1_of(cfg, tmp_path)
+    outer_F = in_jax(cfg, stage1)["outer"]
+    count = "--xla_force_host_platform_device_count=4"
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {count}")
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows, devices, *said = (float(x) for x in done.stdout.splitlines()[-1].split())
+    assert (rows, devices) == (1, 4)  # rows of a device
+    right = [stage1.explained_variance, *outer_F[:4]]
+    np.testing.assert_allclose(said, right, atol=1e-4)

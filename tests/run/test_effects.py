@@ -92,7 +92,9 @@ def test_a_saved_config_says_nothing_as_a_recipe(whole_run):
     assert found <= changed
 
 
-@pytest.mark.parametrize("backend", [jax_train, torch_train])
+@pytest.mark.parametrize(
+    "backend", [pytest.param(jax_train, marks=pytest.mark.slow), torch_train]
+)
 def test_it_is_said_in_one_line(backend, tmp_path, capsys):
     """In a run and in a dry one; a recipe for several algorithms is not refused."""
     recipe = tmp_path / "shared.yaml"

@@ -61,7 +61,10 @@ def test_an_output_dir_that_is_not_there_yet_and_the_home_of_nobody(home):
     assert "home of nobody" in error("--output-dir=~nobody-such/runs")
 
 
-@pytest.mark.parametrize("trainer", [jax_train, torch_train], ids=["jax", "torch"])
+@pytest.mark.parametrize(
+    "trainer",
+    [pytest.param(jax_train, id="jax", marks=pytest.mark.slow), torch_train],
+)
 def test_a_run_in_the_home_folder(trainer, home):
     for split in ("train", "validation", "reference"):
         write_rows(home / "data" / f"{split}.jsonl", *mbpp_rows(8))

@@ -93,7 +93,9 @@ def test_a_jump_of_the_rate_is_said_with_both_rates(rate, caplog):
     assert "step 30 is past the end, step 12" in line
 
 
-@pytest.mark.parametrize("backend", [jax_train, torch_train])
+@pytest.mark.parametrize(
+    "backend", [pytest.param(jax_train, marks=pytest.mark.slow), torch_train]
+)
 def test_a_finished_run_that_goes_on_says_so(backend, tmp_path, capsys):
     short = ("--optimizer.schedule", "cosine", "--train.max-steps", "4")
     place = ("--output-dir", str(tmp_path), "--run-name", "a")

@@ -113,6 +113,7 @@ def test_head_memory(monkeypatch, tmp_path):
     assert held["linear heads, ours"] < held["linear heads, logits kept"]
 
 
+@pytest.mark.slow
 def test_scaling(monkeypatch, tmp_path):
     plot = tmp_path / "growth.png"
     rows = table(monkeypatch, tmp_path, scaling, "--plot", str(plot))

@@ -130,7 +130,9 @@ class Torch:
         return {name: p.detach().numpy().astype(np.float64) for name, p in found}
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", ["adamw", pytest.param("lion", marks=pytest.mark.slow), "sgd"]
+)
 @pytest.mark.parametrize("trainer", [Jax, Torch])
 def test_the_trunk_starts_anew_when_it_is_freed(trainer, rule):
     cfg = config_of(rule)

@@ -39,7 +39,9 @@ def model_bytes(folder):
     return [path.read_bytes() for path in sorted(folder.glob("*.safetensors"))]
 
 
-@pytest.mark.parametrize("backend", TRAINERS)
+@pytest.mark.parametrize(
+    "backend", [pytest.param(jax_train, marks=pytest.mark.slow), torch_train]
+)
 def test_the_best_model_is_kept_and_exported(backend, told, tmp_path, capsys):
     place = ("--output-dir", str(tmp_path), "--run-name", "a")
     assert backend.main([*MODEL, *PACE, *OFTEN, *place]) == 0

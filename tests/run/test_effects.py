@@ -84,6 +84,7 @@ def test_what_is_read_is_not_said_and_neither_is_a_default(words):
     assert idle(*words.split()) == set()
 
 
+@pytest.mark.slow
 def test_a_saved_config_says_nothing_as_a_recipe(whole_run):
     """It gives every field."""
     file = whole_run(jax_train, "critic") / "config.yaml"

@@ -73,7 +73,14 @@ def test_prepare_writes_the_layout_of_the_original_test_model(prepared):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("head_type", ["linear", "residual", "block"])
+@pytest.mark.parametrize(
+    "head_type",
+    [
+        pytest.param("linear", marks=pytest.mark.slow),
+        pytest.param("residual", marks=pytest.mark.slow),
+        "block",
+    ],
+)
 def test_train_export_transformers_and_back_are_one_model(
     head_type, prepared, tmp_path
 ):
@@ -128,7 +135,10 @@ def test_greedy_text_of_transformers_is_the_argmax_of_our_logits(prepared):
 
 @pytest.mark.parametrize(
     "case, changes",
-    [("llama-untied-biases", BYTES), ("qwen2-tied", BYTES | {"head_dim": 4})],
+    [
+        ("llama-untied-biases", BYTES),
+        pytest.param("qwen2-tied", BYTES | {"head_dim": 4}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_families_train_with_every_algorithm(case, changes, tmp_path):
     base = folder_of(case, tmp_path / "base", **changes)

@@ -1,8 +1,5 @@
 """Stage 1 of the critic: what it learns from, where it starts, and that both agree."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,6 +16,7 @@ from shared.critic.states import States
 from shared.data.documents import Document, Split
 from shared.signals.kept import Signals
 from tests import minis, oracle, torch_models
+from tests.four_devices import said_on_four
 from wmtp_jax import critic as jax_critic
 from wmtp_jax import sharding
 from wmtp_torch_mps import critic as torch_critic
@@ -266,21 +264,13 @@ print(rows[0][0], len(jax.devices()), stage1.explained_variance, *head["outer"][
 """
 
 
-def test_four_devices_share_the_rows_and_say_the_same(tmp_path, monkeypatch):
+def test_four_devices_share_the_rows_and_say_the_same(tmp_path):
     cfg = config()
     cfg = replace(cfg, data=replace(cfg.data, batch_size=4))
     stage1 = stage1_of(cfg, tmp_path)
     outer_F = in_jax(cfg, stage1)["outer"]
-    count = "--xla_force_host_platform_device_count=4"
-    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {count}")
-    done = subprocess.run(
-        [sys.executable, "-c", FOUR, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    rows, devices, *said = (float(x) for x in done.stdout.splitlines()[-1].split())
+    line = said_on_four(FOUR, str(tmp_path))
+    rows, devices, *said = (float(x) for x in line.split())
     assert (rows, devices) == (1, 4)  # rows of a device
     right = [stage1.explained_variance, *outer_F[:4]]
     np.testing.assert_allclose(said, right, atol=1e-4)

@@ -1,13 +1,10 @@
 """Passes of frozen models split their rows over four devices, and say the same."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 
 from shared.config.fields import DataConfig
+from tests.four_devices import said_on_four
 from tests.small import small_batch, small_config
 from wmtp_jax import sharding
 from wmtp_jax.heads import init_params
@@ -16,6 +13,7 @@ from wmtp_jax.reference import ANSWERS
 PASSES = """
 import jax, numpy as np
 from shared.config.fields import DataConfig
+from tests.four_devices import said_on_four
 from tests.small import small_batch, small_config
 from wmtp_jax import reference, sharding
 from wmtp_jax.heads import init_params
@@ -44,14 +42,8 @@ print(*rows)
 """
 
 
-def test_four_devices_share_the_rows_and_answer_the_same(monkeypatch):
-    count = "--xla_force_host_platform_device_count=4"
-    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {count}")
-    done = subprocess.run(
-        [sys.executable, "-c", PASSES], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    found = [float(x) for x in done.stdout.splitlines()[-1].split()]
+def test_four_devices_share_the_rows_and_answer_the_same():
+    found = [float(x) for x in said_on_four(PASSES).split()]
     cfg = small_config(heads=1, data=DataConfig(max_length=16, batch_size=4))
     params = init_params(jax.random.key(0), cfg.model, cfg.heads)
     params["score"] = jax.random.normal(jax.random.key(1), (cfg.model.width,))

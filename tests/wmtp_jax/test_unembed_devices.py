@@ -1,8 +1,6 @@
 """The head pass on four devices: the same numbers, and each walks over its own rows."""
 
-import os
-import subprocess
-import sys
+from tests.four_devices import said_on_four
 
 MANY = """
 import jax, jax.numpy as jnp, numpy as np
@@ -52,12 +50,6 @@ print("same")
 """
 
 
-def test_four_devices_are_one(monkeypatch):
+def test_four_devices_are_one():
     """Each walks over its own rows, and none waits for another inside the loop."""
-    devices = "--xla_force_host_platform_device_count=4"
-    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {devices}")
-    done = subprocess.run(
-        [sys.executable, "-c", MANY], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "same"
+    assert said_on_four(MANY) == "same"

@@ -1,0 +1,20 @@
+"""A script in a process of its own, where JAX sees four devices."""
+
+import os
+import subprocess
+import sys
+
+
+def said_on_four(script: str, *arguments: str) -> str:
+    """The last line that it prints."""
+    count = "--xla_force_host_platform_device_count=4"
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | flags,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]

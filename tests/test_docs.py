@@ -118,7 +118,7 @@ def test_the_picture_needs_nothing_from_outside():
 
 
 def test_the_readme_quotes_the_picture():
-    """The README's figures of the run, all that have four decimals, are in the picture."""
+    """The README's figures of the run, those with four decimals, are in the picture."""
     quoted = set(re.findall(r"\b\d\.\d{4}\b", text_of("README.md")))
     shown = set(re.findall(r"\b\d\.\d{4}\b", text_of("docs/train.svg")))
     assert len(quoted) >= 4 and quoted <= shown, quoted - shown

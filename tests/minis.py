@@ -103,7 +103,9 @@ def first(layout: str, dtype: str) -> Batch:
 
 
 def cast(x: np.ndarray, dtype: str) -> np.ndarray:
-    return x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x
+    """Numbers in what a run of this `machine.dtype` keeps them in."""
+    kept = "float32" if dtype == "bfloat16" else dtype
+    return x.astype(kept) if np.issubdtype(x.dtype, np.floating) else x
 
 
 def gap(a, b) -> float:

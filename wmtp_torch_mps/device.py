@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.messages import first_line
 from shared.run.report import peak_of_process
+from wmtp_torch_mps.precision import has_bfloat16
 
 log = logging.getLogger("wmtp")
 MIB = 1024**2
@@ -20,7 +21,7 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "Invalid buffer size")
 # Of what a config can name.
 USABLE = {
     "device": ("auto", "cpu", "mps"),
-    "dtype": ("float32", "float16"),
+    "dtype": ("float32", "bfloat16", "float16"),
     "first_moment": ("float32",),
     "attention": ("auto", "eager", "sdpa"),
 }
@@ -34,14 +35,23 @@ def find_device(cfg: Config) -> torch.device:
     """The device of a run; the CPU, with a line saying so, where mps is not there.
 
     Raises:
-      ValueError: for what only JAX computes in, dropout that transformers' model of the
-        family does not have, and what is known to go wrong on mps.
+      ValueError: for what only JAX computes in, what the device cannot multiply in,
+        dropout that transformers' model of the family does not have, and what is known
+        to go wrong on mps.
     """
     cfg.machine.require_usable(USABLE, "wmtp_torch_mps")
     needed = f"0 for a {cfg.model.family} in wmtp_torch_mps"
     cfg.model.require(
         "dropout", not (cfg.model.dropout and cfg.model.is_rotary), needed
     )
+    device = _find_device(cfg)
+    if cfg.machine.dtype == "bfloat16":
+        required = f"float32 here, as this {device} does not multiply in bfloat16"
+        cfg.machine.require("dtype", has_bfloat16(device), required)
+    return device
+
+
+def _find_device(cfg: Config) -> torch.device:
     if cfg.machine.device == "cpu":
         return torch.device("cpu")
     if torch.backends.mps.is_available():
@@ -69,13 +79,6 @@ def _check_mps(cfg: Config) -> None:
             f"got {rows}: gradients of larger products have been wrong there (pytorch/"
             "pytorch#177116); train.accumulation makes the same step of smaller batches"
         )
-
-
-def computing(device: torch.device, dtype: str) -> AbstractContextManager:
-    """Context in which matrix products run in the config's dtype."""
-    if dtype != "float16":
-        return nullcontext()
-    return torch.autocast(device.type, torch.float16)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.huggingface.templates.modeling_wmtp import HEAD_TYPES, BlockHead, HeadType
-from wmtp_torch_mps.device import computing
+from wmtp_torch_mps.precision import computing
 
 if TYPE_CHECKING:
     from wmtp_torch_mps.model import WMTP, Outputs

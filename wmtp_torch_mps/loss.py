@@ -31,7 +31,8 @@ from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_torch_mps import critic, unembed
 from wmtp_torch_mps.heads import head_states, unembedding_scale, unembeddings
-from wmtp_torch_mps.model import WMTP, Outputs, compute_dtype, forward, named
+from wmtp_torch_mps.model import WMTP, Outputs, forward, named
+from wmtp_torch_mps.precision import multiplying, rounds_by_hand
 
 
 def targets_of(batch: Batch, cfg: Config) -> tuple[Tensor, Tensor]:
@@ -68,20 +69,25 @@ def nll_heads(
         unembeddings, and returned for each of the states.
     """
     nll, gradients = [], []
-    dtype = compute_dtype(model)
+    device, name = model.device, model.cfg.machine.dtype
+    dtype = torch.float16 if name == "float16" else model.base.dtype
+    block = unembed.block_rows(kept_BLK[:, :, 0].numel(), model.cfg.model.vocab_size)
     for k, state_BLD in enumerate(states):
         rows_R = unembed.kept_rows(kept_BLK[:, :, k])
         flat_XD = state_BLD.detach().reshape(-1, state_BLD.shape[-1])
         factor_R = None
         if factor_BLK is not None:
             factor_R = factor_BLK[:, :, k].reshape(-1)[rows_R]
-        nll_R, gradient_RD = unembed.nll_rows(
-            flat_XD[rows_R].to(dtype),
-            unembeddings(model)[k],
-            targets_BLK[:, :, k].reshape(-1)[rows_R],
-            factor_R,
-            scale=unembedding_scale(model, k),
-        )
+        with multiplying(device, name):
+            nll_R, gradient_RD = unembed.nll_rows(
+                flat_XD[rows_R].to(dtype),
+                unembeddings(model)[k],
+                targets_BLK[:, :, k].reshape(-1)[rows_R],
+                factor_R,
+                block=block,
+                scale=unembedding_scale(model, k),
+                rounded=rounds_by_hand(device, name),
+            )
         nll_X = nll_R.new_zeros(flat_XD.shape[0]).index_copy(0, rows_R, nll_R)
         nll.append(nll_X.reshape(state_BLD.shape[:2]))
         if gradient_RD is not None:
@@ -142,7 +148,8 @@ def add_gradients(
     )
     if values is not None:
         _add_value_gradients(model, value[0] * scale, value_gradients)
-    torch.autograd.backward(states, gradients)
+    with multiplying(model.device, cfg.machine.dtype):
+        torch.autograd.backward(states, gradients)
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
     return replace(sums, value_sum=sums.value_sum.detach()), extremes
 

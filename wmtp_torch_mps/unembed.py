@@ -9,13 +9,20 @@ Axes: R rows (positions with a weight above 0), D width, V vocabulary.
 import torch
 from torch import Tensor
 
-# At most this many rows in one product, far below `device.MOST_ROWS`.
-BLOCK_ROWS = 512
+# Rows of one block of logits, far below `device.MOST_ROWS`, and its bytes in float32:
+# the more, the fewer passes over an unembedding and its gradient.
+MOST_ROWS = 1024
+LOGITS_BYTES = 256 * 1024**2
 
 
 def kept_rows(kept: Tensor) -> Tensor:
     """Indices of the True rows, in order, `[R]` int64; waits for the device."""
     return torch.nonzero(kept.reshape(-1)).squeeze(1)
+
+
+def block_rows(positions: int, vocab_size: int) -> int:
+    """Rows of a block of logits, for a micro-batch of so many positions."""
+    return max(1, min(MOST_ROWS, LOGITS_BYTES // (4 * vocab_size), positions))
 
 
 @torch.no_grad()
@@ -25,51 +32,67 @@ def nll_rows(
     targets_R: Tensor,
     factor_R: Tensor | None = None,
     *,
+    block: int,
     scale: float = 1.0,
-    block_rows: int = BLOCK_ROWS,
+    rounded: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Negative log-likelihood of each row's target, in nats, and its gradient.
 
         nll[r] = logsumexp_v(states[r] @ unembed[v]) - states[r] @ unembed[targets[r]]
+        d nll[r] / d logits = softmax - one at the target
 
     Args:
       factor_R: weight of a row in a sum; with it the gradient of `sum(factor * nll)` is
         added to `unembed_VD.grad`, and returned for the states.
+      block: rows of one block of logits (`block_rows`).
       scale: of that gradient where it is added to `unembed_VD.grad`.
-      block_rows: rows of one block of logits.
+      rounded: whether the factors of products are rounded to bfloat16 first.
 
     Returns:
       `nll_R` in float32 (float64 for float64 states), and `gradient_RD` in the states'
       dtype, or None without factors.
     """
-    R = states_RD.shape[0]
-    wide = torch.float64 if states_RD.dtype == torch.float64 else torch.float32
+    R, dtype = states_RD.shape[0], states_RD.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
     nll_R = torch.empty(R, dtype=wide, device=states_RD.device)
     gradient_RD = torch.empty_like(states_RD) if factor_R is not None else None
     if factor_R is not None and unembed_VD.grad is None:
         unembed_VD.grad = torch.zeros_like(unembed_VD)
-    matrix_VD = unembed_VD.to(states_RD.dtype)
-    for start in range(0, R, block_rows):
-        rows = slice(start, min(start + block_rows, R))
-        block_RD = _padded(states_RD[rows], block_rows)
-        target_R1 = _padded(targets_R[rows], block_rows)[:, None]
-        logits_RV = (block_RD @ matrix_VD.T).to(wide)
-        norm_R1 = torch.logsumexp(logits_RV, dim=1, keepdim=True)
-        found_R1 = norm_R1 - logits_RV.gather(1, target_R1)
-        nll_R[rows] = found_R1[: rows.stop - start, 0]
+    matrix_VD = _factor(unembed_VD.detach(), dtype, rounded)
+    for start in range(0, R, block):
+        rows = slice(start, min(start + block, R))
+        count = rows.stop - start
+        block_RD = _padded(states_RD[rows], block)
+        target_R1 = _padded(targets_R[rows], block)[:, None]
+        logits_RV = _factor(block_RD, dtype, rounded) @ matrix_VD.T
+        log_RV = _log_softmax(logits_RV.to(wide))
+        nll_R[rows] = -log_RV.gather(1, target_R1)[:count, 0]
         if factor_R is None or gradient_RD is None:
             continue
-        # d nll / d logits = softmax - one at the target, in the logits' own memory.
-        share_RV = logits_RV.sub_(norm_R1).exp_()
-        share_RV.scatter_add_(1, target_R1, torch.full_like(norm_R1, -1.0))
-        share_RV.mul_(_padded(factor_R[rows], block_rows)[:, None].to(wide))
-        narrow_RV = share_RV.to(states_RD.dtype)
-        gradient_RD[rows] = (narrow_RV @ matrix_VD)[: rows.stop - start]
-        if unembed_VD.dtype == states_RD.dtype:
-            unembed_VD.grad.addmm_(share_RV.T, block_RD, alpha=scale)
+        share_RV = log_RV.exp_()
+        share_RV.scatter_add_(1, target_R1, share_RV.new_full(target_R1.shape, -1.0))
+        share_RV = _factor(share_RV, dtype, rounded)
+        # Factors scale rows of width D, not V.
+        factor_R1 = _padded(factor_R[rows], block)[:, None].to(wide)
+        found_RD = (share_RV @ matrix_VD).to(wide).mul_(factor_R1)
+        gradient_RD[rows] = found_RD[:count].to(dtype)
+        weighed_RD = _factor(block_RD.to(wide) * factor_R1, dtype, rounded)
+        if unembed_VD.dtype == dtype:
+            unembed_VD.grad.addmm_(share_RV.T, weighed_RD, alpha=scale)
         else:
-            unembed_VD.grad.add_(narrow_RV.T @ block_RD, alpha=scale)
+            unembed_VD.grad.add_(share_RV.T @ weighed_RD, alpha=scale)
     return nll_R, gradient_RD
+
+
+def _log_softmax(logits_RV: Tensor) -> Tensor:
+    """In the logits' own memory on a CPU, row by row in its cache."""
+    in_place = logits_RV if logits_RV.device.type == "cpu" else None
+    return torch.log_softmax(logits_RV, dim=1, out=in_place)
+
+
+def _factor(x: Tensor, dtype: torch.dtype, rounded: bool) -> Tensor:
+    """A factor of a product: in the products' dtype, maybe rounded to bfloat16."""
+    return (x.to(torch.bfloat16) if rounded else x).to(dtype)
 
 
 def pads(device: torch.device) -> bool:

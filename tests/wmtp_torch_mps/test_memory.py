@@ -89,8 +89,9 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_no_logits_outlive_their_block():
+def test_no_logits_outlive_their_block(monkeypatch):
     """Of 4 heads over 2 x 480 positions at most 512 x V logits are there at a time."""
+    monkeypatch.setattr(unembed, "MOST_ROWS", 512)
     cfg = config("critic", "linear", "default")
     cfg = replace(cfg, model=replace(cfg.model, vocab_size=2000))
     model = WMTP(cfg)
@@ -99,8 +100,8 @@ def test_no_logits_outlive_their_block():
         loss.add_gradients(model, batch, {})
     B, L = batch.tokens_BL.shape
     V, kept = cfg.model.vocab_size, batch.target_BL.sum()
-    assert B * L > 1.5 * unembed.BLOCK_ROWS and kept > unembed.BLOCK_ROWS
-    assert seen.numbers == unembed.BLOCK_ROWS * V
+    assert B * L > 1.5 * 512 and kept > 512
+    assert seen.numbers == 512 * V
     with Largest() as seen:  # as one would write it
         hidden_BLD = loss.run_trunk(model, batch).hidden_BLD
         hidden_BLD @ model.unembed_VD.T
@@ -118,7 +119,9 @@ def test_blocks_that_are_filled_up_change_nothing(rows, monkeypatch):
     for filled in (False, True):
         monkeypatch.setattr(unembed, "pads", lambda _, filled=filled: filled)
         matrix_VD = unembed_VD.clone().requires_grad_()
-        nll_R, gradient_RD = unembed.nll_rows(states_RD, matrix_VD, targets_R, factor_R)
+        nll_R, gradient_RD = unembed.nll_rows(
+            states_RD, matrix_VD, targets_R, factor_R, block=512
+        )
         found.append((nll_R, gradient_RD, matrix_VD.grad))
     for plain, padded in zip(*found, strict=True):
         torch.testing.assert_close(padded, plain, rtol=1e-5, atol=1e-6)

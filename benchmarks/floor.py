@@ -1,10 +1,16 @@
 """The floor: FLOPs of the products that must be done, at the rate of this machine.
 
+Which rate a machine has depends on who multiplies: XLA, torch and NumPy bring libraries
+of their own. All are asked; the floor of a step is that of the fastest.
+
 Axes: L positions, K heads, R rows, D width, V vocabulary.
 """
 
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +51,45 @@ def products(cfg: Config, rows: int) -> Callable[[], float]:
         return 6.0 * rows * D * V
 
     return run
+
+
+def products_torch(cfg: Config, rows: int, dtype: str) -> Callable[[], float]:
+    """The same by torch, on the CPU."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    x_RD = torch.ones((rows, cfg.model.width), dtype=kind)
+    w_VD = torch.ones((cfg.model.vocab_size, cfg.model.width), dtype=kind)
+    return _in_turn(x_RD, w_VD)
+
+
+def products_numpy(cfg: Config, rows: int) -> Callable[[], float]:
+    """The same by NumPy, in float32."""
+    x_RD = np.ones((rows, cfg.model.width), np.float32)
+    return _in_turn(x_RD, np.ones((cfg.model.vocab_size, cfg.model.width), np.float32))
+
+
+def _in_turn(x_RD: Any, w_VD: Any) -> Callable[[], float]:
+    def run() -> float:
+        logits_RV = x_RD @ w_VD.T
+        _ = logits_RV @ w_VD, logits_RV.T @ x_RD
+        return 6.0 * x_RD.shape[0] * math.prod(w_VD.shape)
+
+    return run
+
+
+def libraries(
+    cfg: Config, rows: int, dtypes: Collection[str]
+) -> dict[tuple[str, str], Callable[[], float]]:
+    """The products by `(library, dtype)`: everything that a floor is taken from."""
+    made: dict[tuple[str, str], Callable[[], float]] = {}
+    for dtype in dtypes:
+        machine = replace(cfg.machine, dtype=dtype)
+        made["jax", dtype] = products(replace(cfg, machine=machine), rows)
+        made["torch", dtype] = products_torch(cfg, rows, dtype)
+    if "float32" in dtypes:
+        made["numpy", "float32"] = products_numpy(cfg, rows)
+    return made
 
 
 def share_of_floor(

@@ -1,4 +1,4 @@
-"""The same training step as others would write it, in the simplest good form.
+"""The same training step as others would write it, in the simplest good form: JAX.
 
 Each maker returns a function that makes one update, waits for it, and says what it did.
 It walks over its batches again and again.
@@ -149,67 +149,3 @@ def _with_autodiff(
         return Done(tokens, float(value))
 
     return run
-
-
-def torch_naive(cfg: Config, batches: list[Batch], *, compiled: bool = False) -> Step:
-    """Uniform MTP as a user of `transformers` writes it: stacked logits, fused AdamW.
-
-    One document a row, padded to the longest of the batch. Without dropout, as ours;
-    `compiled` puts `torch.compile` around model and loss.
-    """
-    import torch
-    from torch.nn import functional
-
-    from wmtp_torch_mps.model import WMTP
-
-    model, K = WMTP(cfg), cfg.heads.count
-    model.eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.optimizer.lr, fused=True)
-
-    def mean_nll(tokens_BL, attention_BL):
-        hidden_BLD = model.base.base_model(
-            tokens_BL, attention_mask=attention_BL, use_cache=False
-        ).last_hidden_state
-        logits = [model.base.get_output_embeddings()(hidden_BLD)]
-        logits += [head(hidden_BLD) for head in model.mtp_heads.values()]
-        logits_BLKV = torch.stack(logits, dim=2)
-        labels_BL = tokens_BL
-        if attention_BL is not None:
-            labels_BL = tokens_BL.masked_fill(attention_BL == 0, -100)
-        targets_BLK = torch.stack(
-            [
-                functional.pad(labels_BL[:, 1 + k :], (0, 1 + k), value=-100)
-                for k in range(K)
-            ],
-            dim=2,
-        )
-        return functional.cross_entropy(
-            logits_BLKV.flatten(0, 2), targets_BLK.flatten()
-        )
-
-    def given(batch: Batch):
-        real_BL = batch.document_BL[0] > 0
-        longest = int(real_BL.sum(axis=1).max())
-        tokens_BL = torch.from_numpy(batch.tokens_BL[0, :, :longest]).long()
-        padded = not real_BL[:, :longest].all()
-        mask_BL = torch.from_numpy(real_BL[:, :longest]).long() if padded else None
-        return tokens_BL, mask_BL, tokens_of(batch)
-
-    objective = torch.compile(mean_nll) if compiled else mean_nll
-    coming = cycle([given(batch) for batch in batches])
-
-    def run() -> Done:
-        tokens_BL, mask_BL, tokens = next(coming)
-        optimizer.zero_grad(set_to_none=True)
-        mean = objective(tokens_BL, mask_BL)
-        mean.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optimizer.clip_norm)
-        optimizer.step()
-        return Done(tokens, float(mean.detach()))
-
-    return run
-
-
-def torch_compile(cfg: Config, batches: list[Batch]) -> Step:
-    """`torch_naive` under `torch.compile`."""
-    return torch_naive(cfg, batches, compiled=True)

@@ -11,9 +11,13 @@ import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks import hardware
 from shared.files import write_json
 
 
@@ -67,10 +71,31 @@ def options_parser(description: str) -> argparse.ArgumentParser:
 
 
 def print_table(rows: list[dict[str, Any]], json_file: str | None) -> None:
-    """A Markdown table, and the same rows as JSON if a file is named."""
+    """A Markdown table with its command and machine; as JSON too if a file is named."""
     names = list(rows[0])
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for row in rows:
         print(f"| {' | '.join(str(row[name]) for name in names)} |")
+    print(f"\n    {' '.join([command(), *sys.argv[1:]])}\n\n{measured_on()}")
     if json_file:
-        write_json(Path(json_file).expanduser(), rows)
+        named = [row | {"processor": hardware.processor()} for row in rows]
+        write_json(Path(json_file).expanduser(), named)
+
+
+def command() -> str:
+    """As it was typed, up to its options."""
+    return f"python -m benchmarks.{Path(sys.argv[0]).stem}"
+
+
+def measured_on() -> str:
+    """Processor, memory, versions, date: one machine's table says little of another."""
+    packages = ("jax", "torch", "transformers", "numpy")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages if _has(name))
+    return (
+        f"{hardware.processor()}, {hardware.memory_gib()} GiB; {versions}; "
+        f"{date.today().isoformat()}"
+    )
+
+
+def _has(package: str) -> bool:
+    return find_spec(package) is not None

@@ -17,16 +17,16 @@ from shared.config.fields import OptimizerConfig
 from tests import parity
 from tests.minis import ALGOS, HEAD_TYPES, RULES, config, first, gap
 from tests.parity import by_name
+from wmtp_torch_mps import precision
 
 # Largest differences over the largest number: of losses, scores and weights; of the
 # gradient of each parameter.
-CLOSE = {"float64": (1e-6, 1e-6), "float32": (1e-5, 1e-4)}
+CLOSE = {"float64": (1e-6, 1e-6), "float32": (1e-5, 1e-4), "bfloat16": (2e-2, 4e-2)}
 # A soft weight is exp(score / temperature), clipped: it takes the error of its score
 # times weight_ceiling / temperature, here 4.
 SPREAD = {"score_BL": 1, "w_BLK": 4, "nll_BLK": 1, "loss": 1}
-HALF_WIDTH = (
-    1e-5  # of scores around the cut of rule skip, within which rounding decides
-)
+# Of scores around the cut of rule skip, within which rounding decides.
+HALF_WIDTH = {"float64": 1e-5, "float32": 1e-5, "bfloat16": 5e-2}
 
 
 def assert_same_weights(w_BLK, other_BLK, score_BL, cfg, limit):
@@ -34,9 +34,10 @@ def assert_same_weights(w_BLK, other_BLK, score_BL, cfg, limit):
     if cfg.rule != "skip":
         assert gap(w_BLK, other_BLK) <= SPREAD["w_BLK"] * limit
         return
+    width = HALF_WIDTH[cfg.machine.dtype]
     for row, position, head in np.argwhere(w_BLK != other_BLK):
         token = position + 1 + head
-        near = np.abs(score_BL[row] - score_BL[row, token]) <= HALF_WIDTH
+        near = np.abs(score_BL[row] - score_BL[row, token]) <= width
         assert near.sum() > 1, (row, token)
 
 
@@ -67,7 +68,7 @@ def compare(cfg, layout, device="cpu"):
 
 
 LAYOUTS = ("packed", "padded")
-DTYPES = tuple(CLOSE)
+DTYPES = ("float64", "float32")
 CASES = list(product(DTYPES, HEAD_TYPES, ALGOS, RULES, LAYOUTS))
 
 
@@ -102,6 +103,27 @@ def parameters(case):
 def test_everything_agrees(dtype, head_type, algo, rule, layout, record_property):
     cfg = config(algo, head_type, rule, dtype)
     record_property(f"parity {dtype}", compare(cfg, layout))
+
+
+# Each head type, algorithm and layout.
+ROUNDED = [("linear", "critic", "packed"), ("residual", "rho1-weighted", "padded")]
+ROUNDED += [("block", "rho1-tokenskip", "packed"), ("linear", "baseline", "padded")]
+
+
+@pytest.mark.parametrize("route", ["cpu", "as on mps"])
+@pytest.mark.parametrize("head_type, algo, layout", ROUNDED)
+def test_products_in_bfloat16_agree(
+    head_type, algo, layout, route, record_property, monkeypatch
+):
+    """oneDNN's products of float32 arrays, and autocast with logits rounded by hand."""
+    if route == "as on mps":
+        monkeypatch.setattr(precision, "rounds_products", lambda device, dtype: False)
+    elif not precision.has_bfloat16(torch.device("cpu")):
+        pytest.skip("this CPU does not multiply in bfloat16")
+    cfg = config(algo, head_type, "default", "bfloat16")
+    seen = compare(cfg, layout)
+    assert seen["nll_BLK"] > 1e-4  # they have been rounded
+    record_property("parity bfloat16", seen)
 
 
 @pytest.mark.mps

@@ -31,7 +31,7 @@ from shared.huggingface.config_json import make_hf_config
 from shared.huggingface.names import HEADS, MODEL, VALUE, file_of
 from shared.huggingface.tree import Params, from_tensors, to_tensors
 from wmtp_torch_mps.heads import kind_of
-from wmtp_torch_mps.precision import autocast_dtype, computing
+from wmtp_torch_mps.precision import attention_dtype, computing, rounds_products
 
 # By family: config, model, and where in its base the layers and the final norm are.
 FAMILIES: dict[str, tuple[Any, Any, str, str]] = {
@@ -101,8 +101,6 @@ class WMTP(nn.Module):
         config_class, kind, layers, norm = FAMILIES[cfg.model.family]
         keys = make_hf_config(cfg.model, None, kind="causal", eos_id=0, pad_id=None)
         hf_config = config_class.from_dict(keys | {"use_cache": False})
-        wanted = cfg.machine.attention
-        hf_config._attn_implementation = "sdpa" if wanted == "auto" else wanted
         if cfg.model.family == "gpt2" and cfg.model.activation == "gelu_tanh":
             # `gelu_new` by one kernel: as eight it takes a fifth of the trunk's time,
             # and keeps four arrays as wide as the layer for the backward pass.
@@ -130,6 +128,18 @@ class WMTP(nn.Module):
     def unembed_VD(self) -> Tensor:
         """Of head 0, and of every head without one of its own."""
         return self.base.get_output_embeddings().weight
+
+
+def attention(model: WMTP) -> str:
+    """What `transformers` attends with.
+
+    Where a CPU rounds products to bfloat16, torch's fused kernel makes them in small
+    pieces, and takes three times as long as whole ones.
+    """
+    machine = model.cfg.machine
+    if machine.attention != "auto":
+        return machine.attention
+    return "eager" if rounds_products(model.device, machine.dtype) else "sdpa"
 
 
 def named(model: WMTP) -> dict[str, nn.Parameter]:
@@ -202,7 +212,8 @@ def forward(
     # `transformers` rematerialises in training mode alone, in which dropout is on too.
     again = model.cfg.machine.rematerialise and model.cfg.model.dropout == 0
     model.train(dropping or again)
-    dtype = autocast_dtype(model.device, model.cfg.machine.dtype, model.base.dtype)
+    model.base.config._attn_implementation = attention(model)
+    dtype = attention_dtype(model.device, model.cfg.machine.dtype, model.base.dtype)
     mask_B1LL = attention_mask(document_BL, dtype)
     positions: dict[str, Any] = {"attention_mask": mask_B1LL}
     seen: list[Tensor] = []

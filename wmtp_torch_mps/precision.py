@@ -19,21 +19,25 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 ABOVE_ONE, WIDTH = 1 + 2.0**-10, 64
 
 
+def rounds_products(device: torch.device, dtype: str) -> bool:
+    """Whether float32 arrays are multiplied in bfloat16: on a CPU, by oneDNN."""
+    return dtype == "bfloat16" and device.type == "cpu"
+
+
 def computing(device: torch.device, dtype: str) -> AbstractContextManager:
     """Context in which trunk and heads multiply in the config's dtype."""
-    if dtype == "float32" or (dtype == "bfloat16" and device.type == "cpu"):
-        return multiplying(device, dtype)
-    return torch.autocast(device.type, HALVES[dtype])
+    if dtype in HALVES and not rounds_products(device, dtype):
+        return torch.autocast(device.type, HALVES[dtype])
+    return multiplying(device, dtype)
 
 
 def multiplying(device: torch.device, dtype: str) -> AbstractContextManager:
     """The same for what autocast does not reach: backward passes, unembeddings."""
-    rounds = dtype == "bfloat16" and device.type == "cpu"
-    return _rounded_products() if rounds else nullcontext()
+    return _rounded() if rounds_products(device, dtype) else nullcontext()
 
 
 @contextmanager
-def _rounded_products() -> Iterator[None]:
+def _rounded() -> Iterator[None]:
     mode = torch.backends.mkldnn.matmul
     before = mode.fp32_precision
     mode.fp32_precision = "bf16"
@@ -43,11 +47,9 @@ def _rounded_products() -> Iterator[None]:
         mode.fp32_precision = before
 
 
-def autocast_dtype(device: torch.device, dtype: str, own: torch.dtype) -> torch.dtype:
-    """Of what the trunk attends with; `own` is that of the parameters."""
-    return (
-        own if dtype == "bfloat16" and device.type == "cpu" else HALVES.get(dtype, own)
-    )
+def attention_dtype(device: torch.device, dtype: str, own: torch.dtype) -> torch.dtype:
+    """In which the trunk attends; `own` is that of the parameters."""
+    return own if rounds_products(device, dtype) else HALVES.get(dtype, own)
 
 
 def rounds_by_hand(device: torch.device, dtype: str) -> bool:
@@ -56,7 +58,7 @@ def rounds_by_hand(device: torch.device, dtype: str) -> bool:
     For logits where the device's own products of bfloat16 come out in bfloat16: at
     logits of 40 they would be a tenth of a nat off.
     """
-    return dtype == "bfloat16" and device.type != "cpu"
+    return dtype == "bfloat16" and not rounds_products(device, dtype)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -52,11 +52,12 @@ def train_step(
     model, optimizer, scaler = state.params, state.optimizer, state.scaler
     cfg, device = model.cfg, model.device
     sums, extremes, value_gradients = _accumulate(state, to_device(batches, device))
-    divide(named(model), value_gradients, sums, cfg, unit=loss_unit(cfg))
+    parameters = named(model)
+    scales = join(parameters, value_gradients, sums, cfg, unit=loss_unit(cfg))
     metrics = step_metrics(sums, extremes, cfg)
     scaler.unscale_(optimizer)
     frozen = state.step < cfg.head_warmup
-    metrics |= _clip(named(model), cfg, frozen=frozen)
+    metrics |= _clip(parameters, scales, cfg, frozen=frozen)
     metrics["lr"] = learning_rate(cfg.optimizer, num_steps, state.step)
     set_rates(optimizer, metrics["lr"])
     scaler.step(optimizer)
@@ -154,6 +155,34 @@ def loss_unit(cfg: Config) -> float:
 
 
 @torch.no_grad()
+def join(
+    parameters: dict[str, torch.nn.Parameter],
+    value_gradients: dict[str, Tensor],
+    sums: Sums,
+    cfg: Config,
+    *,
+    unit: float = 1.0,
+) -> dict[str, Tensor]:
+    """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0.
+
+    Both gradients come in so many `unit`s (`loss_unit`), and go out in ones.
+
+    Returns:
+      By name, what `grad` is still to be multiplied with: clipping multiplies too, and
+      one pass over all gradients is saved.
+    """
+    scale_L, scale_V = (scale / unit for scale in gradient_scales(sums, cfg))
+    scales = dict.fromkeys(parameters, scale_L)
+    for name, parameter in parameters.items():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if name in value_gradients:
+            parameter.grad.mul_(scale_L).add_(value_gradients[name].mul_(scale_V))
+            scales[name] = torch.ones_like(scale_L)
+    return scales
+
+
+@torch.no_grad()
 def divide(
     parameters: dict[str, torch.nn.Parameter],
     value_gradients: dict[str, Tensor],
@@ -162,50 +191,58 @@ def divide(
     *,
     unit: float = 1.0,
 ) -> None:
-    """`grad_L / W + value_loss_coef * grad_V / N`; a part with nothing in it is 0.
-
-    Both gradients come in so many `unit`s (`loss_unit`), and go out in ones.
-    """
-    scale_L, scale_V = (scale / unit for scale in gradient_scales(sums, cfg))
+    """`join`, and multiplied: the gradient of a step before it is clipped."""
+    scales = join(parameters, value_gradients, sums, cfg, unit=unit)
     for name, parameter in parameters.items():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad.mul_(scale_L)
-        if name in value_gradients:
-            parameter.grad.add_(value_gradients[name].mul_(scale_V))
+        parameter.grad.mul_(scales[name])
 
 
 @torch.no_grad()
 def _clip(
-    parameters: dict[str, torch.nn.Parameter], cfg: Config, *, frozen: bool
+    parameters: dict[str, torch.nn.Parameter],
+    scales: dict[str, Tensor],
+    cfg: Config,
+    *,
+    frozen: bool,
 ) -> dict[str, Tensor]:
     """Clips by global norm; the norms before, of trunk and of all else, and which is
     the first parameter whose gradient is not finite, or -1.
 
     A `frozen` trunk (head warm-up) has no gradient, in the norm as for the optimizer,
     which leaves it alone and counts its updates from the first that it makes.
+
+    Args:
+      scales: of `join`.
     """
-    norm = torch.linalg.vector_norm
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
     norms: dict[bool, list[Tensor]] = {True: [], False: []}
     finite = []
     for name, parameter in parameters.items():
         in_trunk = group_of(name) == "trunk"
-        groups[in_trunk].append(parameter.grad)
-        norms[in_trunk].append(norm(parameter.grad))
+        norms[in_trunk].append(_norm(parameter.grad) * scales[name].abs())
         finite.append(norms[in_trunk][-1].isfinite())
         if frozen and in_trunk:
             parameter.grad = None
-    trunk = norm(torch.stack(norms[True]))
-    others = norm(torch.stack(norms[False])) if norms[False] else trunk.new_zeros(())
+    trunk = _norm(torch.stack(norms[True]))
+    others = _norm(torch.stack(norms[False])) if norms[False] else trunk.new_zeros(())
     total = others if frozen else torch.hypot(trunk, others)
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
-    for gradient in groups[False] if frozen else groups[True] + groups[False]:
-        gradient.mul_(factor)
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor * scales[name])
     bad_T = ~torch.stack(finite)
     first = torch.where(bad_T.any(), bad_T.int().argmax(), -1)
     norms_of = {"grad_norm_trunk": trunk, "grad_norm_heads": others}
     return norms_of | {NOT_FINITE: first}
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Of all numbers, row by row.
+
+    Torch adds up one array's squares in so few places that the norm of 40 million
+    numbers in float32 is 0.3 % off on a CPU; this one is not, and is faster.
+    """
+    norm = torch.linalg.vector_norm
+    return norm(norm(x, dim=-1)) if x.ndim > 1 else norm(x)
 
 
 @torch.no_grad()

@@ -56,8 +56,6 @@ def nll_rows(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     nll_R = torch.empty(R, dtype=wide, device=states_RD.device)
     gradient_RD = torch.empty_like(states_RD) if factor_R is not None else None
-    if factor_R is not None and unembed_VD.grad is None:
-        unembed_VD.grad = torch.zeros_like(unembed_VD)
     matrix_VD = _factor(unembed_VD.detach(), dtype, rounded)
     for start in range(0, R, block):
         rows = slice(start, min(start + block, R))
@@ -77,11 +75,19 @@ def nll_rows(
         found_RD = (share_RV @ matrix_VD).to(wide).mul_(factor_R1)
         gradient_RD[rows] = found_RD[:count].to(dtype)
         weighed_RD = _factor(block_RD.to(wide) * factor_R1, dtype, rounded)
-        if unembed_VD.dtype == dtype:
-            unembed_VD.grad.addmm_(share_RV.T, weighed_RD, alpha=scale)
-        else:
-            unembed_VD.grad.add_(share_RV.T @ weighed_RD, alpha=scale)
+        _add_product(unembed_VD, share_RV.T, weighed_RD, scale)
     return nll_R, gradient_RD
+
+
+def _add_product(unembed_VD: Tensor, a_VR: Tensor, b_RD: Tensor, scale: float) -> None:
+    """Adds `scale * a @ b` to the gradient; the first one needs no zeros."""
+    if unembed_VD.grad is None:
+        product_VD = (a_VR @ b_RD).to(unembed_VD.dtype)
+        unembed_VD.grad = product_VD if scale == 1 else product_VD.mul_(scale)
+    elif unembed_VD.dtype == a_VR.dtype:
+        unembed_VD.grad.addmm_(a_VR, b_RD, alpha=scale)
+    else:
+        unembed_VD.grad.add_(a_VR @ b_RD, alpha=scale)
 
 
 def _log_softmax(logits_RV: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from wmtp_torch_mps.step import train_step
 MOMENTS = "training_state.safetensors"
 CRITIC = config("critic", "linear", "default")
 HALF = replace(CRITIC, machine=replace(CRITIC.machine, dtype="float16"))
+ROUNDED = replace(CRITIC, machine=replace(CRITIC.machine, dtype="bfloat16"))
 OVERFLOWING, FITTING = {"scale": 2.0**40}, {"scale": 2.0**12}
 
 
@@ -62,6 +63,7 @@ SETTINGS = {
         replace(CRITIC, critic=replace(CRITIC.critic, trunk_gradient=True)),
         {},
     ),
+    "bfloat16": (ROUNDED, {}),
     "float16": (HALF, {}),
     "float16 that overflows": (HALF, {"scaler": "overflows"}),
     "float16 that overflows in a head warm-up": (

@@ -13,6 +13,7 @@ Linux only: sizes are read from /proc.
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 
 from benchmarks import workload
 from benchmarks.runs import print_table
+from shared.run.freed_memory import keep_freed_memory
 
 GIB = 1024**3
 EVERY = 0.05  # seconds between samples
@@ -79,7 +81,11 @@ def watch(
 ) -> tuple[list[tuple[float, str]], list[tuple[float, int]]]:
     """Runs it: `(its lines, its sizes in bytes)`, each with the time it was seen."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # lines as they are written
+        text=True,
     )
     lines: list[tuple[float, str]] = []
 
@@ -141,7 +147,6 @@ def jax_steps(asked: argparse.Namespace) -> None:
     """`wmtp_jax`: as `train` makes and calls its step."""
     import jax
 
-    from shared.run.freed_memory import keep_freed_memory
     from wmtp_jax import row_blocks, sharding
     from wmtp_jax.optimizer import make_optimizer
     from wmtp_jax.state import make_state
@@ -175,7 +180,6 @@ def jax_steps(asked: argparse.Namespace) -> None:
     rest = memory.temp_size_in_bytes - sizes["parameters"] - 4 * block * V
     part("(activations and the rest)", rest)
     part("(state that the step reuses)", memory.alias_size_in_bytes)
-    keep_freed_memory()
     held = [state]
     del state
 
@@ -190,7 +194,6 @@ def torch_steps(asked: argparse.Namespace) -> None:
     """`wmtp_torch_mps`: the same."""
     import torch
 
-    from shared.run.freed_memory import keep_freed_memory
     from wmtp_torch_mps.device import find_device
     from wmtp_torch_mps.state import make_state
     from wmtp_torch_mps.step import train_step
@@ -209,7 +212,6 @@ def torch_steps(asked: argparse.Namespace) -> None:
     part("moments", 2 * size)
     part("gradient", size)
     part("head block", 4 * BLOCK_ROWS * cfg.model.vocab_size)
-    keep_freed_memory()
 
     def update(batch: Any) -> float:
         return float(train_step(state, batch, 1000)[1]["loss"])
@@ -222,6 +224,7 @@ def take_steps(
 ) -> None:
     """So many updates, each told when it is done."""
     for number in range(asked.steps):
+        keep_freed_memory()
         loss = update(batches[number % len(batches)])
         say(mark=f"step {number + 1}, loss {loss:.4f}")
 

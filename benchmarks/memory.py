@@ -26,12 +26,13 @@ from typing import Any
 
 from benchmarks import workload
 from benchmarks.runs import print_table
+from shared.config.fields import Config
 from shared.run.freed_memory import keep_freed_memory
 
 GIB = 1024**3
 EVERY = 0.05  # seconds between samples
 TRAINERS = ("wmtp_jax", "wmtp_torch_mps")
-SHOWN = re.compile(r"^\s*$|[│╭╰━]")  # of a run's lines, those that say nothing
+SILENT = re.compile(r"^\s*$|[│╭╰━]")  # of a run's lines, those that say nothing
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     elif asked.run is not None:
         command = [sys.executable, "-m", f"{asked.trainer}.train", *asked.run]
         lines, samples = watch(command)
-        marks = [(at, text) for at, text in lines if not SHOWN.search(text)]
+        marks = [(at, text) for at, text in lines if not SILENT.search(text)]
         print_table(timeline(marks, samples), asked.json)
     else:
         watch_steps(asked)
@@ -147,7 +148,7 @@ def jax_steps(asked: argparse.Namespace) -> None:
     """`wmtp_jax`: as `train` makes and calls its step."""
     import jax
 
-    from wmtp_jax import row_blocks, sharding
+    from wmtp_jax import sharding
     from wmtp_jax.optimizer import make_optimizer
     from wmtp_jax.state import make_state
     from wmtp_jax.step import make_train_step
@@ -165,21 +166,7 @@ def jax_steps(asked: argparse.Namespace) -> None:
     step = jitted.lower(state, batches[0]).compile()
     part("compiled step, of its compiler", resident() - before)
     say(mark="compiled")
-    sizes = {
-        name: sum(x.nbytes for x in jax.tree.leaves(tree))
-        for name, tree in (("parameters", state.params), ("moments", state.opt_state))
-    }
-    for name, size in sizes.items():
-        part(name, size)
-    memory = step.memory_analysis()
-    V, D = cfg.model.vocab_size, cfg.model.width
-    block, _ = row_blocks.block_sizes(asked.batch * asked.length, V, D)
-    part("temporary in a step (XLA)", memory.temp_size_in_bytes)
-    part("(gradient)", sizes["parameters"])
-    part("(head block)", 4 * block * V)
-    rest = memory.temp_size_in_bytes - sizes["parameters"] - 4 * block * V
-    part("(activations and the rest)", rest)
-    part("(state that the step reuses)", memory.alias_size_in_bytes)
+    tell_parts(cfg, state, step)
     held = [state]
     del state
 
@@ -188,6 +175,30 @@ def jax_steps(asked: argparse.Namespace) -> None:
         return float(metrics["loss"])  # waits for it
 
     take_steps(asked, update, batches)
+
+
+def tell_parts(cfg: Config, state: Any, step: Any) -> None:
+    """Sizes of a state, and what XLA says of its compiled step."""
+    import jax
+
+    from wmtp_jax.row_blocks import block_sizes
+
+    trees = {"parameters": state.params, "moments": state.opt_state}
+    sizes = {
+        name: sum(x.nbytes for x in jax.tree.leaves(tree))
+        for name, tree in trees.items()
+    }
+    for name, size in sizes.items():
+        part(name, size)
+    memory, data = step.memory_analysis(), cfg.data
+    V, D = cfg.model.vocab_size, cfg.model.width
+    block = 4 * V * block_sizes(data.batch_size * data.max_length, V, D)[0]
+    temporary, gradient = memory.temp_size_in_bytes, sizes["parameters"]
+    part("temporary in a step (XLA)", temporary)
+    part("(gradient)", gradient)
+    part("(head block)", block)
+    part("(activations and the rest)", temporary - gradient - block)
+    part("(state that the step reuses)", memory.alias_size_in_bytes)
 
 
 def torch_steps(asked: argparse.Namespace) -> None:

@@ -104,7 +104,6 @@ def test_weighting_overhead(monkeypatch, tmp_path):
 def test_head_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(
         head_memory,
-        memory,
         "WAYS",
         {name: head_memory.WAYS[name] for name in ("ours", "logits kept")},
     )
@@ -115,7 +114,6 @@ def test_head_memory(monkeypatch, tmp_path):
     assert held["linear heads, ours"] < held["linear heads, logits kept"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="sizes are read from /proc")
 @pytest.mark.parametrize("trainer", memory.TRAINERS)
 def test_memory(monkeypatch, capsys, trainer):
@@ -142,6 +140,7 @@ def test_memory_is_told_from_mark_to_mark():
     assert empty["peak GiB"] - empty["then GiB"] == pytest.approx(2**-4, abs=0.02)
 
 
+@pytest.mark.slow
 def test_scaling(monkeypatch, tmp_path):
     plot = tmp_path / "growth.png"
     rows = table(monkeypatch, tmp_path, scaling, "--plot", str(plot))

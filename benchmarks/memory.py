@@ -102,6 +102,8 @@ def watch(
             samples.append((time.perf_counter(), size))
         time.sleep(EVERY)
     reader.join()
+    if process.stdout:
+        process.stdout.close()
     if process.returncode:
         print("\n".join(text for _, text in lines), file=sys.stderr)
         raise SystemExit(f"failed: {' '.join(command)}")

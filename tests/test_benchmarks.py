@@ -10,6 +10,7 @@ import pytest
 from benchmarks import (
     floor,
     head_memory,
+    memory,
     peers,
     scaling,
     signals,
@@ -111,6 +112,32 @@ def test_head_memory(monkeypatch, tmp_path):
     )
     held = {row["loss and gradient"]: row["temporary MiB"] for row in rows}
     assert held["linear heads, ours"] < held["linear heads, logits kept"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sizes are read from /proc")
+@pytest.mark.parametrize("trainer", memory.TRAINERS)
+def test_memory(monkeypatch, capsys, trainer):
+    """What the process that is watched says of itself."""
+    given = ["--trainer", trainer, "--steps", "2", "--inside"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *SMALL[:-2], *given])
+    memory.main()
+    lines = capsys.readouterr().out.splitlines()
+    told = [json.loads(line) for line in lines if line.startswith("{")]
+    marks = [row["mark"] for row in told if "mark" in row]
+    sizes = {row["part"]: row["bytes"] for row in told if "part" in row}
+    assert [mark.split(",")[0] for mark in marks[-2:]] == ["step 1", "step 2"]
+    assert sizes["parameters"] * 2 <= sizes["moments"] < sizes["parameters"] * 2 + 99
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sizes are read from /proc")
+def test_memory_is_told_from_mark_to_mark():
+    """A process that holds 64 MiB, then nothing of them."""
+    script = "import time; x = b'x' * 2**26; print('full'); time.sleep(0.3); del x; "
+    script += "time.sleep(0.3); print('empty'); time.sleep(0.3)"
+    rows = memory.timeline(*memory.watch([sys.executable, "-c", script]))
+    full, empty = rows[-2:]
+    assert (full["until"], empty["until"]) == ("full", "empty")
+    assert empty["peak GiB"] - empty["then GiB"] == pytest.approx(2**-4, abs=0.02)
 
 
 @pytest.mark.slow

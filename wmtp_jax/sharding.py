@@ -60,6 +60,9 @@ def make_mesh(cfg: Config) -> Mesh:
     Raises:
       ValueError: if there is no such device, or rows cannot be split evenly.
     """
+    # On a CPU a call returns when it is computed: one that waits for its turn would
+    # hold its memory already, and nothing runs faster for it. Read with the devices.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     kind, everywhere = cfg.machine.device, jax.devices()
     try:
         devices = everywhere if kind == "auto" else jax.devices(kind)

@@ -18,7 +18,7 @@ from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
-from shared.run.freed_memory import keep_freed_memory, use_one_heap
+from shared.run.freed_memory import use_one_heap
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
@@ -84,12 +84,12 @@ def train(
             data = (training, validation)
             names, peak = tensor_names(state.params), peak_of(mesh, cfg)
             known = {"tensors": names, "peak_flops": peak}
+            known["asynchronous"] = kind_of(mesh) != "cpu"
             with Loop(run, done, *steps, *data, **known) as loop:
                 if loop.is_new:
                     loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                     checkpoint.save(manager, 0, state, loop.position(), plan)
                 train_step = compile_step(train_step, state, cfg)
-                keep_freed_memory()
                 for number, batches in loop:
                     state, metrics = train_step(state, batches)
                     loop.log(number, metrics, batches)

@@ -14,7 +14,7 @@ from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
-from shared.run.freed_memory import keep_freed_memory, use_one_heap
+from shared.run.freed_memory import use_one_heap
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.main import asked_of, exit_code
@@ -75,7 +75,6 @@ def train(
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
-            keep_freed_memory()
             for number, batches in loop:
                 state, metrics = train_step(state, batches, num_steps)
                 loop.log(number, metrics, batches)

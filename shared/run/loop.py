@@ -25,6 +25,7 @@ from typing import Any
 
 from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
+from shared.run.freed_memory import give_freed_memory_back, keep_freed_memory
 from shared.run.open_run import Run
 from shared.run.validation import (
     VALIDATION_NLL,
@@ -116,6 +117,7 @@ class Loop:
             if self.stopping or self._is_enough:
                 break
             self._last_step = number
+            keep_freed_memory()
             yield number, next(self.train)
 
     @property
@@ -192,8 +194,12 @@ class Loop:
         self._clock = time.perf_counter()
 
     def position(self) -> dict[str, Any]:
-        """What a checkpoint holds beside arrays, as JSON; the step before is logged."""
+        """What a checkpoint holds beside arrays, as JSON; the step before is logged.
+
+        The memory that steps have freed is there for what writes the checkpoint.
+        """
         self._write({})
+        give_freed_memory_back()
         self.done.data = self.train.state()
         return asdict(self.done)
 

@@ -210,7 +210,7 @@ def torch_steps(asked: argparse.Namespace) -> None:
     from wmtp_torch_mps.device import find_device
     from wmtp_torch_mps.state import make_state
     from wmtp_torch_mps.step import train_step
-    from wmtp_torch_mps.unembed import BLOCK_ROWS
+    from wmtp_torch_mps.unembed import block_rows
 
     cfg = workload.config(asked, asked.algo)
     device = find_device(cfg)
@@ -224,7 +224,8 @@ def torch_steps(asked: argparse.Namespace) -> None:
     part("parameters", size)
     part("moments", 2 * size)
     part("gradient", size)
-    part("head block", 4 * BLOCK_ROWS * cfg.model.vocab_size)
+    rows = block_rows(asked.batch * asked.length, cfg.model.vocab_size)
+    part("head block", 4 * rows * cfg.model.vocab_size)
 
     def update(batch: Any) -> float:
         return float(train_step(state, batch, 1000)[1]["loss"])

@@ -23,6 +23,7 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
 
 
 @needs_bfloat16
+@pytest.mark.float64
 def test_factors_are_rounded_and_sums_are_not():
     a, b = numbers(64, 96), numbers(96, 80, seed=1)
     with precision.computing(CPU, "bfloat16"):
@@ -43,6 +44,7 @@ def test_an_error_leaves_products_as_they_were():
 
 
 @needs_bfloat16
+@pytest.mark.float64
 def test_logits_rounded_by_hand_are_those_of_the_cpu():
     """With large logits, where an answer in bfloat16 would be 0.1 nats off."""
     states_RD, unembed_VD = 6 * numbers(70, 64), numbers(513, 64, seed=1)

@@ -1,6 +1,5 @@
 """The device: Apple's GPU (mps) where there is one, else the CPU; its memory."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -12,18 +11,11 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.messages import first_line
 from shared.run.report import peak_of_process
+from wmtp_torch_mps.usable import require_usable, say_no_mps
 
-log = logging.getLogger("wmtp")
 MIB = 1024**2
 # What torch says of a CPU, of mps, and of one tensor that is too large for mps.
 NO_MEMORY = ("can't allocate memory", "out of memory", "Invalid buffer size")
-# Of what a config can name.
-USABLE = {
-    "device": ("auto", "cpu", "mps"),
-    "dtype": ("float32", "float16"),
-    "first_moment": ("float32",),
-    "attention": ("auto", "eager", "sdpa"),
-}
 # Rows of one product. Over more of them a linear has given gradients 14 719 times too
 # large on mps, though not in every run (pytorch/pytorch#177116).
 MOST_ROWS = 32_768
@@ -34,14 +26,9 @@ def find_device(cfg: Config) -> torch.device:
     """The device of a run; the CPU, with a line saying so, where mps is not there.
 
     Raises:
-      ValueError: for what only JAX computes in, dropout that transformers' model of the
-        family does not have, and what is known to go wrong on mps.
+      ValueError: as `require_usable`, and for what is known to go wrong on mps.
     """
-    cfg.machine.require_usable(USABLE, "wmtp_torch_mps")
-    needed = f"0 for a {cfg.model.family} in wmtp_torch_mps"
-    cfg.model.require(
-        "dropout", not (cfg.model.dropout and cfg.model.is_rotary), needed
-    )
+    require_usable(cfg)
     if cfg.machine.device == "cpu":
         return torch.device("cpu")
     if torch.backends.mps.is_available():
@@ -50,8 +37,7 @@ def find_device(cfg: Config) -> torch.device:
     reason = "this torch is built without it"
     if torch.backends.mps.is_built():
         reason = "macOS gives none; it needs Apple silicon and macOS 14"
-    say = log.warning if cfg.machine.device == "mps" else log.info
-    say("device: cpu, as there is no Apple GPU (mps) here: %s", reason)
+    say_no_mps(cfg, reason)
     return torch.device("cpu")
 
 

@@ -15,7 +15,7 @@ import pytest
 from shared.files import write_whole
 from shared.tracking import console
 from tests import trained
-from wmtp_jax import checkpoint, export, prepare
+from wmtp_jax import checkpoint, export, prepare, training
 from wmtp_jax import train as jax_train
 from wmtp_torch_mps import export as torch_export
 from wmtp_torch_mps import train as torch_train

@@ -65,7 +65,7 @@ def _line(module: str, command: str, algo: str, rest: list[str]) -> list[str]:
 
 
 def run(line: list[str], folder: Path) -> tuple[float, str]:
-    """Seconds to the end, or to the first step, which ends it, and stderr until then."""
+    """Seconds to its end, or to the first step, which ends it; stderr until then."""
     records, told = set(folder.glob("*/metrics.jsonl")), folder / "stderr"
     with told.open("w") as errors:
         command = [sys.executable, *line, "--output-dir", str(folder)]

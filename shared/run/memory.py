@@ -34,7 +34,8 @@ class Costs:
       scores: of `[B, N, L, L]`; `eager` with the attention of that name.
       block_bytes: of logits in one block, at most; `block_rows` of rows.
       unembeddings: copies of one head's own matrix while its turn lasts.
-      narrow: whether a 16-bit copy of all parameters is held where products are 16-bit.
+      narrow: whether a 16-bit copy of all parameters is held where products are 16-bit,
+        and a second gradient where micro-batches are added up.
       program: MiB before any array.
     """
 
@@ -52,14 +53,28 @@ class Costs:
 
 COSTS = {
     "wmtp_jax": Costs(
-        **{"widths": 8, "inner": 6.8, "gated": 7.2, "scores": 3, "eager": 3},
-        **{"block_bytes": 256 * MIB, "block_rows": 1024},
-        **{"unembeddings": 2.5, "narrow": True, "program": 650},
+        widths=8,
+        inner=6.8,
+        gated=7.2,
+        scores=3,
+        eager=3,
+        block_bytes=256 * MIB,
+        block_rows=1024,
+        unembeddings=2.5,
+        narrow=True,
+        program=650,
     ),
     "wmtp_torch_mps": Costs(
-        **{"widths": 9, "inner": 2, "gated": 4, "scores": 0, "eager": 1},
-        **{"block_bytes": 2**62, "block_rows": 512},
-        **{"unembeddings": 0, "narrow": False, "program": 700},
+        widths=9,
+        inner=2,
+        gated=4,
+        scores=0,
+        eager=1,
+        block_bytes=2**62,
+        block_rows=512,
+        unembeddings=0,
+        narrow=False,
+        program=700,
     ),
 }
 

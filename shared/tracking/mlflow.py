@@ -64,9 +64,9 @@ class MLflow:
     """One MLflow run per run folder; its id is kept in `mlflow_run.json` there.
 
     Rows are buffered and sent together. MLflow is imported, and its store opened, when
-    the first are sent: that takes seconds, for which no first step has to wait. A resumed
-    run goes on in the same MLflow run: steps that MLflow has are not sent again, and
-    steps that a killed process had in its buffer are sent from `earlier`.
+    the first are sent: that takes seconds, for which no first step has to wait. A run
+    that is resumed goes on in the same MLflow run: steps that MLflow has are not sent
+    again, and steps that a killed process had in its buffer are sent from `earlier`.
 
     Args:
       cfg: becomes the parameters, with dots in the names.

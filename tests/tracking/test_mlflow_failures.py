@@ -164,6 +164,7 @@ def test_interrupting_is_not_swallowed(folder, monkeypatch):
     run = folder / "new"
     run.mkdir()
     tracker = MLflow(config(folder), run)
+    log_losses(tracker, [0])  # opens it
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -1,3 +1,3 @@
 """The JAX trainer: pure functions, one jitted step, CPU, GPU and many devices."""
 
-from wmtp_jax import pytrees as pytrees
+NAME = "wmtp_jax"  # of its runs and exports, and for messages

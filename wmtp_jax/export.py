@@ -25,13 +25,11 @@ from shared.state.model_source import run_to_export
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from shared.tracking import console
-from wmtp_jax import checkpoint
+from wmtp_jax import NAME, checkpoint
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
 from wmtp_jax.sharding import jax_told
 from wmtp_jax.state import TrainState, init_state
-
-NAME = "wmtp_jax"
 
 
 def export(folder: Path, params: Params, cfg: Config, tokenizer: Tokenizer) -> None:

@@ -30,6 +30,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_jax import critic, heads, model, unembed
+from wmtp_jax import pytrees as pytrees
 
 
 def run_trunk(

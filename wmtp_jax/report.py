@@ -1,4 +1,4 @@
-"""What only JAX knows of a run: sizes before any array, XLA's memory, its devices."""
+"""What only JAX knows of a run: its devices, and what memory it took."""
 
 import sys
 from typing import Any
@@ -7,57 +7,38 @@ import jax
 
 from shared.config.fields import Config
 from shared.run import report
-from shared.run.inputs import count_steps, make_batches
-from shared.run.open_run import config_in_force, look
-from wmtp_jax.export import NAME
-from wmtp_jax.init_params import init_params
-from wmtp_jax.model import Params
-from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.sharding import find_mesh
-from wmtp_jax.state import abstract_state
-from wmtp_jax.step import compile_step, make_train_step
-
-MIB = 1024**2
+from shared.run.memory import MIB, count_parameters
 
 
-def count_parameters(params: dict[str, Any]) -> dict[str, int]:
-    """Numbers in each part: trunk, heads k >= 1, value head."""
+def machine(cfg: Config, step: jax.stages.Compiled) -> dict[str, Any]:
+    """What a summary says of parameters, device, memory and versions.
+
+    Args:
+      step: what updates the model.
+    """
     return {
-        name: sum(leaf.size for leaf in jax.tree.leaves(part))
-        for name, part in params.items()
-    }
-
-
-def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
-    """Prints config, parameters, batch shapes and memory of a run; writes nothing."""
-    cfg = config_in_force(cfg, resume, overrides, NAME)
-    mesh = find_mesh(cfg)
-    inputs = look(cfg, resume, NAME)
-    cfg = inputs.cfg
-    shapes = jax.eval_shape(lambda: init_params(cfg))
-    train, validation = make_batches(cfg, inputs.splits, None)
-    num_steps = count_steps(cfg, train)
-    tx = make_optimizer(cfg, num_steps)
-    step, _ = make_train_step(cfg, tx, num_steps, mesh)
-    memory = compile_step(step, abstract_state(cfg, tx), cfg).memory_analysis()
-    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    rows = [
-        ("memory: parameters, moments, batch", f"{held / MIB:,.0f} MiB"),
-        ("memory: temporary in a step (XLA)", f"{temporary / MIB:,.0f} MiB"),
-    ]
-    report.show_plan(
-        inputs, overrides, count_parameters(shapes), num_steps, validation, rows
-    )
-
-
-def machine(params: Params) -> dict[str, Any]:
-    """What a summary says of parameters, device, memory and versions."""
-    return {
-        "parameters": count_parameters(params),
+        "parameters": count_parameters(cfg),
         "device": str(jax.devices()[0].device_kind),
         "peak_memory_mib": round(peak_memory() / MIB),
+        "step_memory_mib": memory_of(step),
         "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
     }
+
+
+def memory_of(step: jax.stages.Compiled) -> dict[str, int] | None:
+    """MiB that XLA has planned for a step; None where it does not say.
+
+    `reused` of the arguments (parameters, moments, batch) are where results go.
+    """
+    found = step.memory_analysis()
+    if found is None:
+        return None
+    planned = {
+        "arguments": found.argument_size_in_bytes,
+        "reused": found.alias_size_in_bytes,
+        "temporary": found.temp_size_in_bytes,
+    }
+    return {name: round(size / MIB) for name, size in planned.items()}
 
 
 def peak_memory() -> int:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from shared.config.fields import Config
 from shared.messages import first_line
 from shared.tracking.flops import peak_flops
+from wmtp_jax import pytrees as pytrees
 
 log = logging.getLogger("wmtp")
 # Of what a config can name.
@@ -138,6 +139,8 @@ def keep_compiled(cfg: Config) -> None:
     if cfg.machine.compilation_cache and not jax.config.jax_compilation_cache_dir:
         folder = Path(cfg.output_dir).resolve() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Also of what compiles in less than JAX's second: together it is three.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

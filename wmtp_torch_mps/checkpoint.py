@@ -26,11 +26,10 @@ from shared.state.checkpoints import (
 )
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
+from wmtp_torch_mps import NAME
 from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
 from wmtp_torch_mps.optimizer import moments_of, restore_moments
 from wmtp_torch_mps.state import TrainState, init_state
-
-NAME = "wmtp_torch_mps"
 
 
 def save(

@@ -1,6 +1,5 @@
 """The device: Apple's GPU (mps) where there is one, else the CPU; its memory."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,18 +12,11 @@ from shared.data.batches import Batch
 from shared.messages import first_line
 from shared.run.report import peak_of_process
 from wmtp_torch_mps.precision import has_bfloat16
+from wmtp_torch_mps.usable import require_usable, say_no_mps
 
-log = logging.getLogger("wmtp")
 MIB = 1024**2
 # What torch says of a CPU, of mps, and of one tensor that is too large for mps.
 NO_MEMORY = ("can't allocate memory", "out of memory", "Invalid buffer size")
-# Of what a config can name.
-USABLE = {
-    "device": ("auto", "cpu", "mps"),
-    "dtype": ("float32", "bfloat16", "float16"),
-    "first_moment": ("float32",),
-    "attention": ("auto", "eager", "sdpa"),
-}
 # Rows of one product. Over more of them a linear has given gradients 14 719 times too
 # large on mps, though not in every run (pytorch/pytorch#177116).
 MOST_ROWS = 32_768
@@ -35,15 +27,10 @@ def find_device(cfg: Config) -> torch.device:
     """The device of a run; the CPU, with a line saying so, where mps is not there.
 
     Raises:
-      ValueError: for what only JAX computes in, what the device cannot multiply in,
-        dropout that transformers' model of the family does not have, and what is known
-        to go wrong on mps.
+      ValueError: as `require_usable`, for what the device cannot multiply in, and for
+        what is known to go wrong on mps.
     """
-    cfg.machine.require_usable(USABLE, "wmtp_torch_mps")
-    needed = f"0 for a {cfg.model.family} in wmtp_torch_mps"
-    cfg.model.require(
-        "dropout", not (cfg.model.dropout and cfg.model.is_rotary), needed
-    )
+    require_usable(cfg)
     device = _find_device(cfg)
     if cfg.machine.dtype == "bfloat16":
         required = f"float32 here, as this {device} does not multiply in bfloat16"
@@ -60,8 +47,7 @@ def _find_device(cfg: Config) -> torch.device:
     reason = "this torch is built without it"
     if torch.backends.mps.is_built():
         reason = "macOS gives none; it needs Apple silicon and macOS 14"
-    say = log.warning if cfg.machine.device == "mps" else log.info
-    say("device: cpu, as there is no Apple GPU (mps) here: %s", reason)
+    say_no_mps(cfg, reason)
     return torch.device("cpu")
 
 

@@ -18,7 +18,7 @@ from shared.huggingface.folder import write_model
 from shared.run.main import exit_code, export_arguments
 from shared.state.model_source import run_to_export, tokenizer_of_run
 from shared.tracking import console
-from wmtp_torch_mps import checkpoint
+from wmtp_torch_mps import NAME, checkpoint
 from wmtp_torch_mps.model import WMTP, named, to_tree
 
 
@@ -44,7 +44,7 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
     instead = "python -m wmtp_jax.export reads it"
-    path, wanted, cfg, tokenizer = run_to_export(run, checkpoint.NAME, instead)
+    path, wanted, cfg, tokenizer = run_to_export(run, NAME, instead)
     step, state, position = checkpoint.read_run(path, cfg, wanted)
     if model_only:
         export(folder, state.params, tokenizer)

@@ -15,16 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from shared.config.fields import Config
 from shared.huggingface.config_json import make_hf_config
@@ -34,10 +27,11 @@ from wmtp_torch_mps.heads import kind_of
 from wmtp_torch_mps.precision import attention_dtype, computing, rounds_products
 
 # By family: config, model, and where in its base the layers and the final norm are.
-FAMILIES: dict[str, tuple[Any, Any, str, str]] = {
-    "gpt2": (GPT2Config, GPT2LMHeadModel, "h", "ln_f"),
-    "llama": (LlamaConfig, LlamaForCausalLM, "layers", "norm"),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, "layers", "norm"),
+# Names, since `transformers` imports a class, slowly, when it is first asked for.
+FAMILIES = {
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", "h", "ln_f"),
+    "llama": ("LlamaConfig", "LlamaForCausalLM", "layers", "norm"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", "layers", "norm"),
 }
 
 
@@ -98,7 +92,8 @@ class WMTP(nn.Module):
     def __init__(self, cfg: Config, *, score: bool = False) -> None:
         super().__init__()
         self.cfg = cfg
-        config_class, kind, layers, norm = FAMILIES[cfg.model.family]
+        *classes, layers, norm = FAMILIES[cfg.model.family]
+        config_class, kind = (getattr(transformers, name) for name in classes)
         keys = make_hf_config(cfg.model, None, kind="causal", eos_id=0, pad_id=None)
         hf_config = config_class.from_dict(keys | {"use_cache": False})
         if cfg.model.family == "gpt2" and cfg.model.activation == "gelu_tanh":

@@ -1,4 +1,4 @@
-"""Tokenizers, from `transformers`: bytes, or a local folder; imported late, it is slow.
+"""Tokenizers: bytes, or a local folder by `transformers`; imported late, it is slow.
 
 Torch is not needed, nothing is fetched and no code of a folder is run.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shared.data import byte_tokens
 from shared.data.spelling import (
     control_tokens,
     count_common,
@@ -177,17 +178,32 @@ def load_tokenizer(name: str, of: str = "data.tokenizer") -> Tokenizer:
       >>> tokenizer.decode(tokenizer.encode("a</s>"))
       'a</s>'
     """
-    # A document is cut by us, so no length of the tokenizer's own plays a part.
-    settings = {"model_max_length": 10**9}
     if name == "bytes":
-        with quiet_import():
-            from transformers import ByT5Tokenizer
-        implementation = ByT5Tokenizer(extra_ids=0, **settings)
-    else:
-        implementation = _read_tokenizer(name, settings, of)
+        return _bytes()
+    implementation = _read_tokenizer(name, byte_tokens.SETTINGS, of)
     if implementation.eos_token_id is None:
         raise ValueError(f"{of} must have an eos token, got none in {name!r}")
     return wrapped(implementation, name)
+
+
+def _bytes() -> Tokenizer:
+    """What `wrapped` makes of ByT5's tokenizer, without `transformers`."""
+    vocabulary, special = byte_tokens.vocabulary(), byte_tokens.SPECIAL
+    eos_id = special[byte_tokens.EOS]
+    return Tokenizer(
+        name="bytes",
+        vocab_size=len(vocabulary),
+        eos_id=eos_id,
+        digest=_digest(["ByT5Tokenizer", sorted(vocabulary.items()), eos_id]),
+        implementation=byte_tokens.ByteTokens(),
+        after=(eos_id,),
+        controls=dict(special),
+        special=frozenset(special.values()),
+    )
+
+
+def _digest(decides: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
 def wrapped(implementation: Any, name: str) -> Tokenizer:
@@ -205,7 +221,7 @@ def wrapped(implementation: Any, name: str) -> Tokenizer:
         # Some vocabularies have holes; the largest id has to fit all the same.
         vocab_size=max(len(implementation), 1 + max(vocabulary.values())),
         eos_id=implementation.eos_token_id,
-        digest=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),
+        digest=_digest(decides),
         implementation=implementation,
         before=before,
         after=after,

@@ -224,7 +224,10 @@ class Loop:
         self._wait()
         if self._pending is not None and self._read is not None:
             number = self._pending[0]
+            before = time.perf_counter()
             self.tracker.log({**self._read, **extra}, number)
+            if not self.asynchronous:  # else the next step is computed meanwhile
+                self._clock += time.perf_counter() - before
             shown = ("loss", "nll_head_", "tokens_per_s", "mfu")
             fields = {k: v for k, v in self._read.items() if k.startswith(shown)}
             self.progress.update(number, **fields, **extra)

@@ -8,11 +8,12 @@ from typing import Any
 
 from shared.config.fields import Config
 from shared.config.layers import dump_config
-from shared.data.batches import Batch, unigram_entropy
+from shared.data.batches import unigram_entropy
 from shared.data.documents import Split
 from shared.files import write_json
 from shared.run.effects import log_without_effect
-from shared.run.inputs import Inputs
+from shared.run.inputs import Inputs, count_steps, make_batches
+from shared.run.memory import MIB, count_parameters, estimate
 from shared.run.plan import log_limits
 from shared.run.validation import VALIDATION_NLL
 from shared.signals.kept import Signals
@@ -20,7 +21,6 @@ from shared.state.checkpoints import Progressed
 from shared.tracking import console
 
 log = logging.getLogger("wmtp")
-MIB = 1024**2
 
 
 def log_inputs(inputs: Inputs) -> None:
@@ -74,32 +74,23 @@ def warn_if_useless(explained_variance: float) -> None:
         )
 
 
-def show_plan(
-    inputs: Inputs,
-    given: dict[str, Any],
-    parameters: dict[str, int],
-    num_steps: int,
-    validation: list[Batch],
-    memory: list[tuple[str, str]],
-) -> None:
+def show_plan(inputs: Inputs, given: dict[str, Any], device: str) -> None:
     """Prints what `--dry-run` knows: config, sizes, shapes, memory; writes nothing.
 
     Args:
       given: fields of files and options, by dotted name.
-      parameters: numbers in each part of the model.
-      memory: more rows of the last table.
+      device: that the run would take.
     """
-    cfg = inputs.cfg
+    cfg, backend = inputs.cfg, inputs.digests["backend"]
+    train, validation = make_batches(cfg, inputs.splits, None)
+    num_steps = count_steps(cfg, train)
     console.say(dump_config(cfg).rstrip("\n"))
     console.say("\n".join(inputs.contamination.lines()))
     for name, split in inputs.splits.items():
         for line in _losses(name, split, cfg):
             console.say(line)
-    log_without_effect(cfg, given, inputs.digests["backend"])
+    log_without_effect(cfg, given, backend)
     log_limits(inputs, given, num_steps)
-    rows = [(name, f"{count:,}") for name, count in parameters.items()]
-    rows.append(("all", f"{sum(parameters.values()):,}"))
-    console.table("parameters", ("part", "number"), rows)
     A, B, L = cfg.train.accumulation, cfg.data.batch_size, cfg.data.max_length
     lengths = sorted({batch.tokens_BL.shape for batch in validation})
     run = [
@@ -107,8 +98,17 @@ def show_plan(
         ("training batch [A, B, L]", f"[{A}, {B}, {L}]"),
         ("prediction heads K", str(cfg.heads.count)),
         ("validation batches [B, L]", " ".join(map(str, map(list, lengths)))),
+        ("device", device),
     ]
-    console.table("run", ("what", "value"), run + memory)
+    parameters, held = count_parameters(cfg), estimate(cfg, backend)
+    memory = {name: round(bytes_ / MIB) for name, bytes_ in held.items()}
+    for title, columns, numbers in (
+        ("parameters", ("part", "number"), parameters),
+        ("memory of a step, estimated", ("part", "MiB"), memory),
+    ):
+        rows = [*numbers.items(), ("all", sum(numbers.values()))]
+        console.table(title, columns, [(name, f"{n:,}") for name, n in rows])
+    console.table("run", ("what", "value"), run)
 
 
 def summarize(

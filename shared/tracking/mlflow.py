@@ -63,9 +63,10 @@ def may_fail(method: Callable[..., None]) -> Callable[..., None]:
 class MLflow:
     """One MLflow run per run folder; its id is kept in `mlflow_run.json` there.
 
-    Rows are buffered and sent together. A resumed run goes on in the same MLflow run:
-    steps that MLflow has are not sent again, and steps that a killed process had in its
-    buffer are sent from `earlier`.
+    Rows are buffered and sent together. MLflow is imported, and its store opened, when
+    the first are sent: that takes seconds, for which no first step has to wait. A run
+    that is resumed goes on in the same MLflow run: steps that MLflow has are not sent
+    again, and steps that a killed process had in its buffer are sent from `earlier`.
 
     Args:
       cfg: becomes the parameters, with dots in the names.
@@ -91,25 +92,19 @@ class MLflow:
         )
         if self.folder not in parents:
             self.folder = parents[0]
-        self._buffer: list[list] = []  # rows of metrics
+        self._cfg, self._run_folder = cfg, run_folder
+        self._started = time.time_ns() // 1_000_000
+        self._resumed, self._run_id = earlier is not None, ""
+        self._buffer: list[list[tuple[str, float, int, int]]] = []  # rows of metrics
         self._sent = time.monotonic()
-        # What MLflow's own code is warned about is nothing that a user can change. Only
-        # here: later on this would make other warnings of the loop appear every step.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._open(cfg, run_folder, resumed=earlier is not None)
         for row in earlier or ():
             metrics = dict(row)
             self.log(metrics, int(metrics.pop("step")))
 
     @may_fail
     def log(self, metrics: dict[str, float | int], step: int) -> None:
-        if step <= self._last_step:
-            return
-        from mlflow.entities import Metric
-
         now = time.time_ns() // 1_000_000
-        row = [Metric(name, float(x), now, step) for name, x in metrics.items()]
+        row = [(name, float(x), now, step) for name, x in metrics.items()]
         # A batch is one transaction: whole rows only, so that the largest step in the
         # store tells what is missing.
         if sum(map(len, self._buffer)) + len(row) > MAX_METRICS:
@@ -133,11 +128,19 @@ class MLflow:
         return f"mlflow ui --backend-store-uri {uri}"
 
     def _send(self) -> None:
-        if self._buffer:
-            self._client.log_batch(self._run_id, metrics=[*chain(*self._buffer)])
+        if not self._run_id:
+            # What MLflow's own code is warned about is nothing that a user can change.
+            # Only here: each time, other warnings of the loop would appear again.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._open(self._cfg, self._run_folder, resumed=self._resumed)
+        from mlflow.entities import Metric
+
+        found = [Metric(*x) for x in chain(*self._buffer) if x[-1] > self._last_step]
+        if found:
+            self._client.log_batch(self._run_id, metrics=found)
         self._buffer, self._sent = [], time.monotonic()
 
-    @may_fail
     def _open(self, cfg: Config, run_folder: Path, *, resumed: bool) -> None:
         database = self.folder / "mlflow.db"
         _check_database(database)  # before the import, which takes seconds
@@ -173,9 +176,8 @@ class MLflow:
     def _new_run(self, cfg: Config, name: str, experiment_id: str) -> str:
         from mlflow.entities import Param
 
-        run = self._client.create_run(
-            experiment_id, tags=_tags(cfg.tags), run_name=name
-        )
+        tags, started = _tags(cfg.tags), self._started
+        run = self._client.create_run(experiment_id, started, tags, name)
         params = [Param(name, str(x)[:6000]) for name, x in flatten(cfg).items()]
         self._client.log_batch(run.info.run_id, params=params)
         return run.info.run_id

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
-from shared.data.tokenizer import load_tokenizer
+from shared.data.tokenizer import load_tokenizer, wrapped
 
+BYT5 = ByT5Tokenizer(extra_ids=0, model_max_length=10**9)
 BYTES = load_tokenizer("bytes")
 
 
@@ -34,6 +36,17 @@ def test_bytes():
     assert (BYTES.vocab_size, BYTES.eos_id, BYTES.name) == (259, 1, "bytes")
     assert BYTES.decode(np.array([1, 100, 0, 9999, 101])) == "ab"
     assert load_tokenizer("bytes").digest == BYTES.digest
+
+
+@given(st.text(), st.lists(st.integers(0, 300)))
+@settings(max_examples=200, deadline=None)
+def test_bytes_are_those_of_transformers(text, ids):
+    theirs = wrapped(BYT5, "bytes")
+    assert BYTES.document(text, "a") == theirs.document(text, "a")
+    assert BYTES.decode(ids) == theirs.decode(ids)
+    for name in ("digest", "vocab_size", "eos_id", "before", "after", "controls"):
+        assert getattr(BYTES, name) == getattr(theirs, name), name
+    assert BYTES.special == theirs.special
 
 
 def hugging_face_folder(path, **settings):

@@ -15,7 +15,7 @@ import pytest
 from shared.files import write_whole
 from shared.tracking import console
 from tests import trained
-from wmtp_jax import checkpoint, export, prepare
+from wmtp_jax import checkpoint, export, prepare, training
 from wmtp_jax import train as jax_train
 from wmtp_torch_mps import export as torch_export
 from wmtp_torch_mps import train as torch_train
@@ -256,7 +256,7 @@ def test_memory_that_runs_out_in_jax_is_one_line(tmp_path, monkeypatch, capsys):
             "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment"
         )
 
-    monkeypatch.setattr(jax_train, "make_eval_step", refuse)
+    monkeypatch.setattr(training, "make_eval_step", refuse)
     argv = [*SHORT, "--output-dir", tmp_path]
     line = one_line(capsys, 1, *argv, main=jax_train.main)
     assert "the run must fit into memory, got: RESOURCE_EXHAUSTED: Out of" in line

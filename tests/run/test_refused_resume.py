@@ -104,10 +104,10 @@ def test_what_may_change_is_kept_once_the_run_goes_on(trainer, finished):
 
 KILLED = """
 import os, sys
-from {backend} import train
+from {backend} import train, training
 def killed(*arguments):
     os.kill(os.getpid(), 9)
-train.adopt = killed
+training.adopt = killed
 train.main(sys.argv[1:])
 """
 

@@ -164,6 +164,7 @@ def test_interrupting_is_not_swallowed(folder, monkeypatch):
     run = folder / "new"
     run.mkdir()
     tracker = MLflow(config(folder), run)
+    log_losses(tracker, [0])  # opens it
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -173,5 +174,5 @@ def test_interrupting_is_not_swallowed(folder, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             tracker.log({"loss": 1.0}, 1)
     tracker.close("KILLED")
-    assert history(folder, run, "loss") == [(1, 1.0)]
+    assert history(folder, run, "loss") == [(0, 1.0), (1, 1.0)]
     assert client(folder).get_run(run_id(run)).info.status == "KILLED"

@@ -23,7 +23,7 @@ from tests.resuming import (
     saved_steps,
 )
 from tests.trained import copy_of, cut
-from wmtp_jax import critic, train
+from wmtp_jax import critic, train, training
 
 whole, copied = resuming.whole, resuming.copied
 whole_critic = resuming.whole_critic
@@ -181,7 +181,7 @@ def test_a_resumed_run_must_keep_its_data(tmp_path, monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "make_state", interrupted)  # data is read before that
+    monkeypatch.setattr(training, "make_state", interrupted)  # data is read before that
     argv = ("--data", str(data), "--output-dir", str(tmp_path), "--run-name", "run")
     assert train.main([*SMALL, *argv]) == 130
     run = tmp_path / "run"

@@ -11,7 +11,7 @@ from shared.run.inputs import read_inputs
 from tests.minis import config, first, minis
 from tests.torch_models import start, torch_model
 from tests.wmtp_torch_mps.test_self_test import Mps
-from wmtp_torch_mps import device, loss, self_test_batch, step, train, unembed
+from wmtp_torch_mps import device, loss, self_test_batch, step, train, training, unembed
 from wmtp_torch_mps.model import WMTP
 from wmtp_torch_mps.state import init_state
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_halved_is_told_in_one_line(tmp_path, monkeypatch, capsys
     def full(*_):
         raise RuntimeError(ERRORS[0] + "\nand much more")
 
-    monkeypatch.setattr(train, "eval_step", full)
+    monkeypatch.setattr(training, "eval_step", full)
     options = f"--model smoke --tracking none --output-dir {tmp_path} --device cpu"
     assert train.main(options.split()) == 1
     said = capsys.readouterr().err

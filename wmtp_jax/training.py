@@ -1,0 +1,145 @@
+"""A run of `python -m wmtp_jax.train`, once its command line has been read.
+
+`train` reads from top to bottom: run folder and inputs, signals, state, value head, the
+jitted step, the loop, summary. `docs/reading.md` walks through all that it calls.
+"""
+
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from optax import GradientTransformation
+
+from shared.config.fields import Config
+from shared.critic.stage1 import Stage1
+from shared.data.batches import TrainBatches
+from shared.files import replace_folder
+from shared.run.inputs import make_batches
+from shared.run.loop import Loop
+from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.plan import log_jump, plan_steps
+from shared.signals.kept import Signals
+from shared.state.checkpoints import Progressed, step_to_export, steps_in
+from wmtp_jax import NAME, checkpoint, critic, report
+from wmtp_jax.export import adopt, export
+from wmtp_jax.optimizer import make_optimizer, rate_of
+from wmtp_jax.reference import measure_signals
+from wmtp_jax.sharding import (
+    find_mesh,
+    jax_told,
+    keep_compiled,
+    kind_of,
+    peak_of,
+    replicated,
+)
+from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
+from wmtp_jax.step import compile_step, make_eval_step, make_train_step
+
+
+@jax_told()
+def train(
+    cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One training run, from config to summary: what `summary.json` holds.
+
+    Args:
+      cfg: what to run; with `resume` only its output_dir is read.
+      resume: a run or checkpoint to go on with, or an exported folder of either
+        backend.
+      overrides: fields given by files and options; with `resume` they must fit.
+
+    Raises:
+      ValueError: for anything the user can mend.
+    """
+    given = overrides or {}
+    cfg = config_in_force(cfg, resume, given, NAME)
+    mesh = find_mesh(cfg)
+    computed_by = {"device": kind_of(mesh), "jax": jax.__version__}
+    with open_run(cfg, resume, NAME, computed_by, given) as run:
+        cfg = run.cfg
+        keep_compiled(cfg)
+        if run.adopted:
+            adopt(run.adopted, run.path, cfg)
+        measure_signals(run, mesh)
+        signals = run.signals()
+        training, validation = make_batches(cfg, run.inputs.splits, signals)
+        num_steps = plan_steps(run.inputs, given, training)
+        tx = make_optimizer(cfg, num_steps)
+        folder, plan = run.path / "checkpoints", cfg.train
+        with closing(checkpoint.open_manager(folder)) as manager:
+            start, state, done = begin(run, manager, tx, training, signals, mesh)
+            if (summary := run.finished_already(done, start, num_steps)) is not None:
+                return summary
+            steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
+            log_jump(cfg, run.before, training, steps, rate)
+            checkpoint.drop_after(manager, start)
+            state = jax.device_put(state, replicated(mesh))
+            eval_step = make_eval_step(cfg, mesh)
+            train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
+            data = (training, validation)
+            names, peak = tensor_names(state.params), peak_of(mesh, cfg)
+            known = {"tensors": names, "peak_flops": peak}
+            known["asynchronous"] = kind_of(mesh) != "cpu"
+            with Loop(run, done, *steps, *data, **known) as loop:
+                if loop.is_new:
+                    loop.evaluated(0, [eval_step(state.params, b) for b in validation])
+                    checkpoint.save(manager, 0, state, loop.position(), plan)
+                train_step = compile_step(train_step, state, cfg)
+                for number, batches in loop:
+                    state, metrics = train_step(state, batches)
+                    loop.log(number, metrics, batches)
+                    if loop.evaluates(number):
+                        results = [eval_step(state.params, b) for b in validation]
+                        loop.evaluated(number, results)
+                    elif loop.saves(number):
+                        loop.probed(number, eval_step(state.params, validation[0]))
+                    if loop.saves(number):
+                        checkpoint.save(manager, number, state, loop.position(), plan)
+
+        machine = report.machine(cfg, train_step) | {"train_step_traces": len(traces)}
+        last, exported = int(state.step), None
+        if plan.export:
+            exported = step_to_export(done, plan, last, steps_in(folder))
+            if exported != last:
+                del state  # before the best is read: never two models in memory
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
+            model = {"params": state.params, "cfg": cfg}
+            write = partial(export, **model, tokenizer=run.inputs.tokenizer)
+            replace_folder(run.path / "model", write)
+        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
+
+
+def begin(
+    run: Run,
+    manager: checkpoint.Manager,
+    tx: GradientTransformation,
+    training: TrainBatches,
+    signals: Signals,
+    mesh: Mesh,
+) -> tuple[int, TrainState, Progressed]:
+    """`(step, state, position)`: of a checkpoint, or new, with its value head trained.
+
+    `training` is put where the checkpoint was.
+    """
+    cfg, found = run.cfg, None
+    if run.resumed:
+        found = checkpoint.restore(manager, abstract_state(cfg, tx), run.step)
+    if found is not None:
+        start, state, position = found
+        done = Progressed(**position)
+        training.restore(done.data)
+        return start, state, done
+    state, done = make_state(cfg, tx), Progressed(training.state())
+    if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
+        known = {name: state.params[name] for name in ("trunk", "value")}
+        known = jax.device_put(known, replicated(mesh))  # once, not at every batch
+        with Stage1(run, signals, devices=mesh.size) as stage1:
+            head = critic.train_value_head(
+                known["value"], known["trunk"], cfg, stage1, mesh
+            )
+        done.stage1 = stage1.summary()
+        state = replace(state, params={**state.params, "value": head})
+    return 0, state, done

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
 # Of what a processor can do, that by which the rate of matrix products differs.
 SETS = {
     "avx2": "AVX2",
@@ -30,7 +31,7 @@ def processor() -> str:
 def _on_linux() -> tuple[str, set[str]]:
     """x86 has `model name` and `flags`, ARM `Features` and no name."""
     try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
+        text = CPUINFO.read_text("utf-8")
     except OSError:
         return platform.processor() or platform.machine(), set()
     found = dict(re.findall(r"^([^:\n]+?)\s*: (.*)$", text, re.MULTILINE))

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from benchmarks import floor, peers, workload
-from benchmarks.runs import command, print_table
+from benchmarks.runs import print_table
 from benchmarks.timing import Times, rates, ratio, spread, take_turns
 from shared.config.fields import Config
 from shared.data.batches import Batch
@@ -48,20 +48,21 @@ class Variant(NamedTuple):
         return "packed" if self.ours else "padded"
 
 
-_held: dict[str, Any] = {}  # models of torch that variants share, in turn
-
-
 def _torch(name: str, /, **options: Any) -> Callable[..., peers.Step]:
     """A maker of `torch_peers`, imported when it is asked for."""
 
-    def make(cfg: Config, batches: list[Batch]) -> peers.Step:
+    def make(
+        cfg: Config, batches: list[Batch], held: dict[str, Any] | None = None
+    ) -> peers.Step:
         import torch
 
         from benchmarks import torch_peers
 
         if options.pop("compiled", False):
             options["wrap"] = torch.compile
-        shared = {} if name == "hf_trainer" else {"held": _held}
+        shared: dict[str, Any] = {}
+        if name != "hf_trainer":  # it keeps its own
+            shared["held"] = {} if held is None else held
         return getattr(torch_peers, name)(cfg, batches, **shared, **options)
 
     return make
@@ -93,10 +94,12 @@ def main() -> None:
     cfg, variants = workload.config(asked), {x: VARIANTS[x] for x in asked.variants}
     layouts = dict.fromkeys(variant.layout for variant in variants.values())
     given = {x: workload.batches_of(asked, cfg, x) for x in layouts}
-    made = {
-        name: variant.make(_with_dtype(cfg, variant.dtype), given[variant.layout])
-        for name, variant in variants.items()
-    }
+    held: dict[str, Any] = {}  # models of torch that variants go on from in turn
+    made = {}
+    for name, variant in variants.items():
+        arguments = _with_dtype(cfg, variant.dtype), given[variant.layout]
+        shared = {"held": held} if variant.library == "torch" else {}
+        made[name] = variant.make(*arguments, **shared)
     if asked.alone:
         for _ in range(ROUNDS_ALONE):
             for run in made.values():
@@ -204,11 +207,10 @@ def padding(batches: list, name: str) -> float:
 def peak_alone(name: str) -> float:
     """GiB that a process of its own holds at most over a few steps."""
     options = [x for x in sys.argv[1:] if x != "--memory"]
-    module = command().removeprefix("python ").split()
-    process = subprocess.Popen(
-        [sys.executable, *module, *options, "--variants", name, "--alone"]
-    )
+    command = [sys.executable, "-m", "benchmarks.step_time", *options]
+    process = subprocess.Popen([*command, "--variants", name, "--alone"])
     _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"{name} failed alone")
     kilobyte = 1 if sys.platform == "darwin" else 1024

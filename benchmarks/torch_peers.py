@@ -15,6 +15,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,7 +56,9 @@ class PlainMTP(nn.Module):
 
     def __init__(self, cfg: Config) -> None:
         super().__init__()
-        config_class, kind, _, _ = FAMILIES[cfg.model.family]
+        config_class, kind = (
+            getattr(transformers, name) for name in FAMILIES[cfg.model.family][:2]
+        )
         keys = make_hf_config(cfg.model, None, kind="causal", eos_id=0, pad_id=None)
         self.base = kind(config_class.from_dict(keys | {"use_cache": False}))
         made = [
@@ -139,9 +142,7 @@ def torch_naive(
 
 def hf_trainer(cfg: Config, batches: list[Batch], *, bfloat16: bool = False) -> Step:
     """The same model in a step of `transformers.Trainer`, with its own defaults."""
-    from transformers import Trainer, TrainingArguments
-
-    arguments = TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=tempfile.gettempdir(),
         learning_rate=cfg.optimizer.lr,
         max_grad_norm=cfg.optimizer.clip_norm,
@@ -150,7 +151,7 @@ def hf_trainer(cfg: Config, batches: list[Batch], *, bfloat16: bool = False) -> 
         report_to=[],
         save_strategy="no",
     )
-    trainer = Trainer(model=PlainMTP(cfg), args=arguments)
+    trainer = transformers.Trainer(model=PlainMTP(cfg), args=arguments)
     trainer.create_optimizer_and_scheduler(1000)
     prepare = trainer.accelerator.prepare
     model, optimizer = prepare(trainer.model, trainer.optimizer)

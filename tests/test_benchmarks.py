@@ -1,6 +1,9 @@
 """Every benchmark runs to its table at a tiny size; times are not looked at."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -9,6 +12,7 @@ import pytest
 
 from benchmarks import (
     floor,
+    hardware,
     head_memory,
     memory,
     peers,
@@ -51,15 +55,56 @@ def table(monkeypatch, tmp_path, module, *options):
 
 
 def test_step_time(monkeypatch, tmp_path, capsys):
-    rows = table(monkeypatch, tmp_path, step_time)
-    assert [row["step"] for row in rows] == ["ours", "jax-naive", "torch-naive"]
+    asked = ("--memory", "--variants", "ours", "ours-torch", "torch-naive")
+    rows = table(monkeypatch, tmp_path, step_time, *asked)
+    assert [row["step"] for row in rows] == list(asked[2:])
     assert all(row["tokens/s"] > 0 and row["padding"] == "0.0%" for row in rows)
-    assert "GFLOP/s" in capsys.readouterr().out
+    assert all(row["peak GiB"] > 0.1 and row["times ours"] > 0 for row in rows)
+    assert all(row["processor"] == hardware.processor() for row in rows)
+    shown = capsys.readouterr().out
+    best = " is [0-9.]+ times torch-naive"
+    assert re.search(f"in float32: ours(-torch)?{best}", shown)
+    assert re.search("products by numpy in float32: [0-9]+ GFLOP/s", shown)
+    assert hardware.processor() in shown
+
+
+@pytest.mark.parametrize("name", ["torch-naive-bf16", "hf-trainer", "hf-trainer-bf16"])
+def test_torchs_peers_start_alike(name):
+    """The loss of a random model is that of guessing, whoever computes it."""
+    if name.startswith("hf"):
+        pytest.importorskip("accelerate", reason="extra `bench` is not installed")
+    given = [*SMALL, "--heads", "3"]
+    cfg = workload.config(workload.parser("x").parse_args(given))
+    step = step_time.VARIANTS[name].make(cfg, [workload.dense_batch(cfg)])
+    losses = [step().loss for _ in range(3)]
+    assert losses[0] == pytest.approx(np.log(cfg.model.vocab_size), rel=0.05)
+    assert losses[2] < losses[0]
+
+
+def test_the_processor_is_named(monkeypatch, tmp_path):
+    """On Linux of both kinds, from files as they are; on a Mac from sysctl."""
+    for text, name in (
+        ("model name\t: Xeon\ncpu family\t: 6\nmodel\t\t: 207\nflags\t\t: avx2 "
+         "avx512f amx_bf16\n", "Xeon, family 6 model 207 (N: AVX2, AVX-512, AMX BF16)"),
+        ("Features\t: fp asimd sve bf16\n", "arm64 (N: NEON, SVE, BF16)"),
+    ):  # fmt: skip
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(hardware.platform, "machine", lambda: "arm64")
+        monkeypatch.setattr(hardware.sys, "platform", "linux")
+        cores = f"{os.cpu_count()} cores"
+        assert hardware.processor() == name.replace("N", cores, 1)
+    said = "machdep.cpu.brand_string: Apple M3\nhw.optional.arm.FEAT_BF16: 1\n"
+    ran = subprocess.CompletedProcess([], 0, stdout=said)
+    monkeypatch.setattr(hardware.subprocess, "run", lambda *_, **__: ran)
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    assert hardware.processor() == f"Apple M3 ({cores}: BF16)"
 
 
 def test_step_time_of_a_data_set(monkeypatch, tmp_path):
     """Ours packs; peers pad, JAX's to L and torch's to the longest of the batch."""
     options = ("--data", "minis", "--length", "512")
+    options += ("--variants", "ours", "jax-naive", "torch-naive")
     rows = table(monkeypatch, tmp_path, step_time, *options)
     shares = [float(row["padding"].rstrip("%")) for row in rows]
     assert 0 < shares[0] < shares[1] and 0 < shares[2] < shares[1]
@@ -77,9 +122,10 @@ def test_peers_do_the_same_work(data):
     naive = peers.jax_naive(cfg, batches)()
     assert naive.tokens == ours.tokens
     assert naive.loss == pytest.approx(ours.loss, rel=1e-5)
-    torch = peers.torch_naive(cfg, batches)()
-    assert torch.tokens == ours.tokens
-    assert torch.loss == pytest.approx(ours.loss, rel=0.05)
+    for name in ("ours-torch", "torch-naive"):
+        torch = step_time.VARIANTS[name].make(cfg, batches)()
+        assert torch.tokens == ours.tokens
+        assert torch.loss == pytest.approx(ours.loss, rel=0.05)
 
 
 def test_jax_cce_does_the_same_work():

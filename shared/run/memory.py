@@ -34,8 +34,9 @@ class Costs:
       scores: of `[B, N, L, L]`; `eager` with the attention of that name.
       block_bytes: of logits in one block, at most; `block_rows` of rows.
       unembeddings: copies of one head's own matrix while its turn lasts.
-      narrow: whether a 16-bit copy of all parameters is held where products are 16-bit,
-        and a second gradient where micro-batches are added up.
+      narrow: whether arrays are 16-bit where products are, with a copy of all
+        parameters, and a second gradient is held where micro-batches are added up; if
+        not, scores are kept as with `eager` there.
       program: MiB before any array.
     """
 
@@ -70,8 +71,8 @@ COSTS = {
         gated=4,
         scores=0,
         eager=1,
-        block_bytes=2**62,
-        block_rows=512,
+        block_bytes=256 * MIB,
+        block_rows=1024,
         unembeddings=0,
         narrow=False,
         program=700,
@@ -103,17 +104,18 @@ def estimate(cfg: Config, backend: str) -> dict[str, int]:
         "parameters": (4 + 2 * (half and cost.narrow)) * numbers,
         "gradient": 4 * numbers * gradients,
         "moments": sum(moments) * numbers,
-        "activations": _activations(cfg, cost, 2 if half else 4),
+        "activations": _activations(cfg, cost, half),
         "logits": _logits(cfg, cost),
         "program (about)": cost.program * MIB,
     }
 
 
-def _activations(cfg: Config, cost: Costs, width: int) -> int:
-    """Of all layers, those of `block` heads among them; `width` bytes a number."""
-    model, L = cfg.model, cfg.data.max_length
+def _activations(cfg: Config, cost: Costs, half: bool) -> int:
+    """Of all layers, those of `block` heads among them."""
+    model, L, width = cfg.model, cfg.data.max_length, 2 if half and cost.narrow else 4
     inner = cost.gated if model.is_rotary else cost.inner
-    scores = cost.eager if cfg.machine.attention == "eager" else cost.scores
+    eager = cfg.machine.attention == "eager" or (half and not cost.narrow)
+    scores = cost.eager if eager else cost.scores
     layer = cost.widths * model.width + inner * model.F
     layer += scores * model.num_attention_heads * L
     layers = model.num_layers

@@ -5,9 +5,10 @@ from functools import cache
 import numpy as np
 
 from shared.config.fields import Config
+from shared.huggingface.tree import from_tensors
 from tests.minis import config
 from wmtp_torch_mps.init_params import init_params
-from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
+from wmtp_torch_mps.model import WMTP, by_name, fill, from_tree, named
 
 
 @cache
@@ -23,7 +24,9 @@ def start(head_type: str, value: bool, family: str = "gpt2"):
             return {name: moved(tree[name]) for name in sorted(tree)}
         return tree + 0.05 * rng.normal(size=tree.shape).astype(np.float32)
 
-    return moved(to_tree(named(model), cfg))
+    parts = ("value",) if value else ()
+    arrays = by_name(named(model))
+    return moved(from_tensors(arrays, cfg.model, cfg.heads, parts=parts))
 
 
 def start_of(cfg: Config):

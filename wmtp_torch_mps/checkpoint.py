@@ -27,7 +27,7 @@ from shared.state.checkpoints import (
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from wmtp_torch_mps import NAME
-from wmtp_torch_mps.model import WMTP, fill, from_tree, named, to_tree
+from wmtp_torch_mps.model import WMTP, by_name, fill, from_tree, named
 from wmtp_torch_mps.optimizer import moments_of, restore_moments
 from wmtp_torch_mps.state import TrainState, init_state
 
@@ -63,11 +63,12 @@ def write(
 ) -> None:
     """Model and training state as one new folder."""
     model, cfg = state.params, state.params.cfg
+    state.optimizer.zero_grad(set_to_none=True)  # of the step before; memory for this
     moments = moments_of(state.optimizer, model)
     kept = TrainingState(
         backend=NAME,
         step=state.step,
-        moments={name: to_tree(of, cfg) for name, of in moments.items()},
+        moments={name: by_name(of) for name, of in moments.items()},
         position=position,
         config=cfg,
         inputs=recorded_inputs(run),
@@ -75,7 +76,7 @@ def write(
         updates=state.step - state.skipped,
         adapted=_adapted(state),
     )
-    params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
+    params = by_name(named(model))
     for tree in (params, kept.moments):
         require_finite(state.step, named_arrays(tree))
     write_training(folder, params, kept, tokenizer, run)

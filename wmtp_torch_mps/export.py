@@ -19,7 +19,7 @@ from shared.run.main import exit_code, export_arguments
 from shared.state.model_source import run_to_export, tokenizer_of_run
 from shared.tracking import console
 from wmtp_torch_mps import NAME, checkpoint
-from wmtp_torch_mps.model import WMTP, named, to_tree
+from wmtp_torch_mps.model import WMTP, by_name, named
 
 
 def export(folder: Path, model: WMTP, tokenizer: Tokenizer) -> None:
@@ -29,8 +29,7 @@ def export(folder: Path, model: WMTP, tokenizer: Tokenizer) -> None:
       ValueError: if the folder has files in it or cannot be written.
     """
     cfg = model.cfg
-    params = to_tree({n: p.data for n, p in named(model).items()}, cfg)
-    write_model(folder, params, cfg.model, cfg.heads, tokenizer)
+    write_model(folder, by_name(named(model)), cfg.model, cfg.heads, tokenizer)
 
 
 def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:

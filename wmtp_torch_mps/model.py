@@ -22,7 +22,7 @@ from torch.nn import functional
 from shared.config.fields import Config
 from shared.huggingface.config_json import make_hf_config
 from shared.huggingface.names import HEADS, MODEL, VALUE, file_of
-from shared.huggingface.tree import Params, from_tensors, to_tensors
+from shared.huggingface.tree import ByName, Params, to_tensors
 from wmtp_torch_mps.heads import kind_of
 from wmtp_torch_mps.precision import attention_dtype, computing, rounds_products
 
@@ -148,18 +148,21 @@ def group_of(name: str) -> str:
     return {HEADS: "heads", VALUE: "value", MODEL: "trunk"}[file_of(name)]
 
 
-def to_tree(tensors: dict[str, Tensor], cfg: Config) -> Params:
-    """Parameters, or anything of their names and shapes, as a tree of NumPy arrays."""
-    arrays = {
-        name: tensor.detach().to("cpu", torch.float32).numpy()
-        for name, tensor in tensors.items()
-    }
-    parts = set(map(group_of, tensors))
-    return from_tensors(arrays, cfg.model, cfg.heads, parts=parts, source="the model")
+def by_name(tensors: dict[str, Tensor]) -> ByName:
+    """Parameters, or anything of their names, for who writes files.
+
+    NumPy arrays, on a CPU in the tensors' own memory.
+    """
+    return ByName(
+        {
+            name: tensor.detach().to("cpu", torch.float32).numpy()
+            for name, tensor in tensors.items()
+        }
+    )
 
 
 def from_tree(tree: Params, cfg: Config) -> dict[str, Tensor]:
-    """The inverse of `to_tree`; copies, on the CPU."""
+    """A tree's tensors by their names; copies, on the CPU."""
     return {
         name: torch.from_numpy(np.array(array, np.float32, order="C"))
         for name, array in to_tensors(tree, cfg.model, cfg.heads).items()

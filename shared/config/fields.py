@@ -218,11 +218,12 @@ class MachineConfig(Checked):
     device: Annotated[Device, arg(aliases=["--device"])] = "auto"
     """`auto` takes the GPU (JAX) or the Mac's mps (torch) where there is one"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """of the computation (JAX: bfloat16, torch: float16); the rest stays float32"""
+    """of matrix products (float16: torch alone); all that is kept stays float32"""
     first_moment: Literal["float32", "bfloat16"] = "float32"
     """JAX: what the optimizer keeps its first moment in; half the memory, rounded"""
     attention: Literal["auto", "xla", "cudnn", "eager", "sdpa"] = "auto"
-    """JAX: `auto` is cuDNN's kernel on a GPU in bfloat16, else XLA; torch: sdpa"""
+    """JAX: `auto` is cuDNN's kernel on a GPU in bfloat16, else XLA; torch: `auto` is
+    sdpa, but eager on a CPU in bfloat16"""
     rematerialise: bool = False
     """compute each block again in the backward pass: less memory, more time"""
     compilation_cache: bool = True

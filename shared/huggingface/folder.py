@@ -174,7 +174,8 @@ def write_model(
 
     Args:
       folder: new or empty; its parents are made.
-      params: tree of arrays, as `read_model` or `read_reward_model` gives it.
+      params: tree of arrays, as `read_model` or `read_reward_model` gives it, or
+        `ByName`.
       kind: `causal`, or `reward` for a sequence classifier (`heads` play no part).
       beside: is given the folder, otherwise whole but under another name, to write
         more files into it.

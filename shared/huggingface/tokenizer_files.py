@@ -54,7 +54,7 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """
     written = load_tokenizer(str(folder))
     if _seen(written) != _seen(tokenizer):
-        kind = type(tokenizer.implementation).__name__
+        kind = json.loads((folder / CONFIG).read_text("utf-8"))["tokenizer_class"]
         log.warning(
             "AutoTokenizer reads the tokenizer of the exported model as another class "
             "(%s), which gives other token ids: open it with %s.from_pretrained",

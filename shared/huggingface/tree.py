@@ -11,11 +11,18 @@ import numpy as np
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
-from shared.huggingface.names import TRUNK, Piece, file_of, pieces_of
+from shared.huggingface.names import TRUNK, VALUE, Piece, file_of, pieces_of
 from shared.huggingface.safetensors import StoredTensors
 
 Params = dict[str, Any]
 Tensors = Mapping[str, Any]  # name -> array; a name tells its file (`names.file_of`)
+
+
+class ByName(dict[str, np.ndarray]):
+    """Float32 arrays under their names in the files, in place of a tree.
+
+    For whom a tree would be a copy: it stacks layers and heads.
+    """
 
 
 def to_tensors(
@@ -29,6 +36,10 @@ def to_tensors(
     Raises:
       ValueError: if the tree is not that of `cfg` and `heads`, naming the leaf.
     """
+    if isinstance(params, ByName):
+        parts = {"value"} if any(file_of(name) == VALUE for name in params) else ()
+        find_pieces(params, cfg, heads, parts=parts, source="params")
+        return params
     leaves = dict(_flatten(params))
     pieces = pieces_of(cfg, heads, params, prefix=TRUNK[cfg.family]["prefix"])
     needed = {piece.path: piece.leaf for piece in pieces}

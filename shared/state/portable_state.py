@@ -45,7 +45,8 @@ class TrainingState(Header):
     """A state with its arrays.
 
     Attributes:
-      moments: by name (`moment_names`), trees like the parameters, float32.
+      moments: by name (`moment_names`), trees like the parameters, float32; to be
+        written, `ByName` too.
     """
 
     moments: dict[str, Params]

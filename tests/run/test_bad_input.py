@@ -115,7 +115,7 @@ DEVICES = {
     "cudnn in torch": (
         torch_main,
         ("--machine.attention", "cudnn", "--machine.dtype", "bfloat16"),
-        ("machine.dtype", "float32 or float16 in wmtp_torch_mps", "'bfloat16'"),
+        ("machine.attention", "auto, eager or sdpa in wmtp_torch_mps", "'cudnn'"),
     ),
     "a CUDA GPU in torch": (
         torch_main,

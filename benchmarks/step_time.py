@@ -12,7 +12,6 @@ again in a process of its own, whose peak is taken.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from benchmarks.runs import print_table
 from benchmarks.timing import Times, rates, ratio, spread, take_turns
 from shared.config.fields import Config
 from shared.data.batches import Batch
+from shared.run.report import peak_of_process
 
 ROUNDS_ALONE = 2
 
@@ -104,6 +104,7 @@ def main() -> None:
         for _ in range(ROUNDS_ALONE):
             for run in made.values():
                 run()
+        print(peak_of_process())
         return
     dtypes = dict.fromkeys(variant.dtype for variant in variants.values())
     by = floor.libraries(cfg, asked.batch * asked.length, dtypes)
@@ -208,13 +209,11 @@ def peak_alone(name: str) -> float:
     """GiB that a process of its own holds at most over a few steps."""
     options = [x for x in sys.argv[1:] if x != "--memory"]
     command = [sys.executable, "-m", "benchmarks.step_time", *options]
-    process = subprocess.Popen([*command, "--variants", name, "--alone"])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if status:
+    command += ["--variants", name, "--alone"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
         raise SystemExit(f"{name} failed alone")
-    kilobyte = 1 if sys.platform == "darwin" else 1024
-    return round(usage.ru_maxrss * kilobyte / 1024**3, 2)
+    return round(int(done.stdout.split()[-1]) / 1024**3, 2)
 
 
 if __name__ == "__main__":

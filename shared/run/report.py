@@ -1,6 +1,7 @@
 """What a person reads: before a run (`--dry-run`), during it, and after it."""
 
 import logging
+import re
 import resource
 import sys
 from pathlib import Path
@@ -160,7 +161,14 @@ def _shown(number: float | None) -> str:
 
 
 def peak_of_process() -> int:
-    """Bytes that this process held at most."""
+    """Bytes that this process held at most.
+
+    Linux counts in `ru_maxrss` what the process that started this one held, too.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text("ascii", errors="replace")
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+            return 1024 * int(found[1])
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 

@@ -15,6 +15,7 @@ from shared.data.tokenizer import load_tokenizer
 from shared.huggingface import folder
 from shared.huggingface.folder import read_model, write_model
 from shared.huggingface.safetensors import write_file
+from shared.huggingface.tree import ByName, to_tensors
 from tests import trees
 from tests.trees import (
     MODEL,
@@ -165,6 +166,21 @@ def test_a_real_tokenizer_comes_along(tmp_path, caplog):
     texts = [p.read_text() for p in (tmp_path / "out").glob("*.json")]
     assert not any(str(source) in text for text in texts)
     shutil.rmtree(tmp_path / "out")
+
+
+def test_tensors_by_name_are_written_as_a_tree_is(tmp_path, tokenizer):
+    """Without stacking them; one that is missing is named."""
+    cfg = small("llama")
+    params = random_params(cfg)
+    named = ByName(to_tensors(params, cfg, NTP))
+    for name, given in (("tree", params), ("names", named)):
+        write_model(tmp_path / name, given, cfg, NTP, tokenizer)
+    one, other = (tmp_path / name / "model.safetensors" for name in ("tree", "names"))
+    assert one.read_bytes() == other.read_bytes()
+    del named["model.norm.weight"]
+    with pytest.raises(ValueError, match=r"params must hold .*model\.norm\.weight"):
+        write_model(tmp_path / "less", named, cfg, NTP, tokenizer)
+    assert not (tmp_path / "less").exists()
 
 
 def test_a_tokenizer_that_transformers_will_misread_is_told_of(

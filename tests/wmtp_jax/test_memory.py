@@ -9,7 +9,7 @@ from shared.config.layers import load_config
 from shared.run.loop import Loop
 from tests import trained
 from tests.small import micro_batches, small_batch, small_config
-from wmtp_jax import optimizer, sharding, step, train
+from wmtp_jax import optimizer, sharding, step, train, training
 from wmtp_jax.state import abstract_state, make_state
 
 # A product that takes a while is there when the call returns.
@@ -65,7 +65,7 @@ def test_while_a_run_trains_it_holds_its_state_alone(tmp_path, monkeypatch):
             seen.append(sum(x.nbytes for x in held))
             super().log(number, metrics, batches)
 
-    monkeypatch.setattr(train, "Loop", Watched)
+    monkeypatch.setattr(training, "Loop", Watched)
     folder = trained.run(train, tmp_path, "run", "--algo", "critic")
     cfg = load_config(folder / "config.yaml")
     state = abstract_state(cfg, optimizer.make_optimizer(cfg, 1))

@@ -58,12 +58,13 @@ def _torch(name: str, /, **options: Any) -> Callable[..., peers.Step]:
 
         from benchmarks import torch_peers
 
-        if options.pop("compiled", False):
-            options["wrap"] = torch.compile
+        given = dict(options)
+        if given.pop("compiled", False):
+            given["wrap"] = torch.compile
         shared: dict[str, Any] = {}
         if name != "hf_trainer":  # it keeps its own
             shared["held"] = {} if held is None else held
-        return getattr(torch_peers, name)(cfg, batches, **shared, **options)
+        return getattr(torch_peers, name)(cfg, batches, **shared, **given)
 
     return make
 

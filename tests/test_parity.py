@@ -63,8 +63,9 @@ def compare(cfg, layout, device="cpu"):
     assert gradient.keys() == other["gradient"].keys()
     gaps = {n: gap(g, other["gradient"][n]) for n, g in gradient.items()}
     seen["gradient"] = max(gaps.values())
-    if cfg.rule == "skip" and (ours["w_BLK"] != other["w_BLK"]).any():
-        of_gradient *= 5  # a token at the cut is kept by one of them
+    moved = cfg.rule == "skip" and (ours["w_BLK"] != other["w_BLK"]).any()
+    if moved and cfg.machine.dtype == "bfloat16":
+        of_gradient *= 5  # one token at the cut, kept by one of them: 0.1 was seen
     assert seen["gradient"] <= of_gradient, max(gaps, key=gaps.get)
     return seen
 

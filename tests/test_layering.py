@@ -37,6 +37,7 @@ ORDER = {
     "shared/state": {"numpy", "filelock"},
     "shared/run": {"numpy", "rich", "tyro"},
     "shared/critic": {"numpy"},
+    "shared/decoding": {"numpy", "array_api_compat", "jaxtyping", "rich"},
 }
 # Both trainers stand below all rooms; what either may import from outside.
 TRAINERS = {

@@ -17,6 +17,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     ">= 2": lambda x: x >= 2,
     "in [0, 1]": lambda x: 0 <= x <= 1,
     "in [0, 1)": lambda x: 0 <= x < 1,
+    "in (0, 1]": lambda x: 0 < x <= 1,
 }
 
 

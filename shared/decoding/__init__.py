@@ -1,0 +1,1 @@
+"""Decoding without a model: requests, rules of sampling, text, drafts, acceptance."""

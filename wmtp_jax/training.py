@@ -35,7 +35,13 @@ from wmtp_jax.sharding import (
     peak_of,
     replicated,
 )
-from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
+from wmtp_jax.state import (
+    TrainState,
+    abstract_state,
+    learning_of,
+    make_state,
+    tensor_names,
+)
 from wmtp_jax.step import compile_step, make_eval_step, make_train_step
 
 
@@ -80,7 +86,8 @@ def train(
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
             data = (training, validation)
-            names, peak = tensor_names(state.params), peak_of(mesh, cfg)
+            names = tensor_names(learning_of(state.params, cfg))
+            peak = peak_of(mesh, cfg)
             known = {"tensors": names, "peak_flops": peak}
             known["asynchronous"] = kind_of(mesh) != "cpu"
             with Loop(run, done, *steps, *data, **known) as loop:

@@ -22,7 +22,7 @@ from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import NAME, checkpoint, critic, report
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
-from wmtp_torch_mps.model import named
+from wmtp_torch_mps.model import learning
 from wmtp_torch_mps.optimizer import learning_rate
 from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
@@ -66,7 +66,7 @@ def train(
         checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
         data = (training, validation)
-        known = {"asynchronous": False, "tensors": [*named(state.params)]}
+        known = {"asynchronous": False, "tensors": [*learning(state.params)]}
         with Loop(run, done, *steps, *data, **known) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])

@@ -42,11 +42,15 @@ class HeadsConfig(Checked):
     fresh: bool = False
     """start new heads (and value head) even where the model's folder holds some"""
     weight: tuple[float, ...] = ()
-    """head_weight[k] in the loss, K numbers >= 0; empty means 1 for every head"""
+    """head_weight[k] in the loss, K numbers >= 0; empty: 1 each (only: 0 for head 0)"""
     trunk_gradient_scale: Annotated[float, "in [0, 1]"] = 1.0
     """share of heads k >= 1's gradient that trunk and unembedding get, in [0, 1]"""
     warmup_steps: Annotated[int, ">= 0"] = 0
     """first steps, of heads k >= 1 and value head alone; the trunk starts after them"""
+    only: bool = False
+    """the trunk never learns: no backward pass through it, no moments of it are kept"""
+    target: Literal["data", "self"] = "data"
+    """what heads learn to predict: the data's token, or what head 0 itself would say"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +59,21 @@ class HeadsConfig(Checked):
         usable = all(0 <= weight < math.inf for weight in self.weight)
         usable = usable and (not self.weight or any(self.weight))
         self.require("weight", usable, "finite numbers >= 0, not all 0")
+        self._require_learning_heads()
+
+    def _require_learning_heads(self) -> None:
+        """Refuses `only` where nothing would learn, and `target` where the trunk does.
+
+        A trunk that learns what it says itself would only grow surer of it.
+        """
+        self.require("target", self.only or self.target == "data", "data without only")
+        if not self.only:
+            return
+        self.require("count", self.count > 1, ">= 2 with only (head 0 learns nothing)")
+        learns = not self.weight or any(self.weight[1:])
+        self.require("weight", learns, "above 0 for a head k >= 1 with only")
+        no_wait = "0 with only (the trunk waits for ever)"
+        self.require("warmup_steps", self.warmup_steps == 0, no_wait)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +314,9 @@ class Config(Checked):
         cudnn = self.machine.attention == "cudnn"
         fits = not cudnn or self.machine.dtype == "bfloat16"
         self.require("machine.dtype", fits, "bfloat16 for machine.attention cudnn")
+        reaches = self.algorithm.value_head and self.critic.trunk_gradient
+        fits = not (self.heads.only and reaches)
+        self.require("critic.trunk_gradient", fits, "false with heads.only")
         if self.weighting.control != "none" and self.rule == "uniform":
             raise ValueError(
                 f"weighting.control = {self.weighting.control!r} needs a rule that "

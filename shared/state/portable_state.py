@@ -6,7 +6,8 @@
 
 A moment is a tree like the parameters. It has their names and layout in
 `model.safetensors`, `mtp_heads.safetensors` and `value_head.safetensors`, after its own
-name: `first/transformer.wte.weight`, `second/mtp_heads.1.weight`. `first` is AdamW's
+name: `first/transformer.wte.weight`, `second/mtp_heads.1.weight`; what never learns (a
+trunk with `heads.only`) has none. `first` is AdamW's
 and Lion's mean of gradients and SGD's momentum; `second` AdamW's mean of squares.
 """
 
@@ -83,7 +84,7 @@ def write_state(
         f"{moment}/{name}": array
         for moment in names
         for name, array in to_tensors(
-            state.moments[moment], cfg.model, cfg.heads
+            state.moments[moment], cfg.model, cfg.heads, trunk=not cfg.heads.only
         ).items()
     }
     if tensors:
@@ -214,6 +215,7 @@ def _read_moments(path: Path, cfg: Config) -> dict[str, Params]:
             parts=("value",) if cfg.algorithm.value_head else (),
             source=f"the moment {moment!r} in {path}",
             moments=True,
+            trunk=not cfg.heads.only,
         )
         for moment in names
     }

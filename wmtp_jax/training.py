@@ -17,6 +17,7 @@ from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
+from shared.huggingface.token_map import read_token_map
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.open_run import Run, config_in_force, open_run
@@ -114,6 +115,7 @@ def train(
                 del state  # before the best is read: never two models in memory
                 _, state, _ = checkpoint.read_run(run.path, cfg, exported)
             model = {"params": state.params, "cfg": cfg}
+            model["token_map"] = read_token_map(run.path)
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
             replace_folder(run.path / "model", write)
         return run.finish(done, last, num_steps, machine, loop.ui_command, exported)

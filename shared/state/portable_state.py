@@ -28,6 +28,7 @@ from shared.huggingface.safetensors import (
     open_file,
     write_file,
 )
+from shared.huggingface.token_map import read_token_map
 from shared.huggingface.tree import Params, from_tensors, to_tensors
 from shared.signals.kept import copy_signals
 from shared.state.header import (
@@ -103,14 +104,15 @@ def write_training(
 
     Args:
       params: as of `write_model`.
-      run: whose signals come along.
+      run: whose signals and token map come along.
 
     Raises:
       ValueError: as `write_model` and `write_state`.
     """
     model, heads = state.config.model, state.config.heads
     beside = partial(write_state, state=state, signals_from=run / "signals")
-    write_model(folder, params, model, heads, tokenizer, beside=beside)
+    ids = read_token_map(run)
+    write_model(folder, params, model, heads, tokenizer, token_map=ids, beside=beside)
 
 
 def check_state(folder: Path) -> Header:

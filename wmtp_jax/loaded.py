@@ -15,6 +15,7 @@ from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.generation import read_generation
 from shared.huggingface.hub import model_folder
 from shared.huggingface.layers import layers_of, read_layers
+from shared.huggingface.token_map import read_token_map
 from shared.state.model_source import tokenizer_of_run
 from shared.state.run_folder import check_backend, find, named_step
 from wmtp_jax import NAME, checkpoint, draft_heads
@@ -106,7 +107,7 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
     _, state, _ = checkpoint.read_run(run, cfg, step)
     tree = state.params
     if not heads:
-        cfg = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
+        cfg = replace(cfg, heads=HeadsConfig(count=1))
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
@@ -135,5 +136,5 @@ def _loaded(
 
 
 def _token_map(folder: Path, heads: bool) -> tuple[int, ...] | None:
-    del folder, heads
-    return None
+    ids = read_token_map(folder) if heads else None
+    return None if ids is None else tuple(ids)

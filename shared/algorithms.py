@@ -20,7 +20,13 @@ from typing import Any, Literal
 from array_api_compat import array_namespace
 
 from shared import weighting
-from shared.axes import document_members, shift_to_heads, shift_to_tokens, where
+from shared.axes import (
+    device_of,
+    document_members,
+    shift_to_heads,
+    shift_to_tokens,
+    where,
+)
 
 Array = Any  # numpy.ndarray, jax.Array, torch.Tensor
 Rule = Literal["uniform", "soft", "skip"]
@@ -220,7 +226,12 @@ def score_tokens(known: Known, cfg: Any) -> Array:
 
 
 def weigh(score_BL: Array, mask_BLK: Array, known: Known, cfg: Any) -> Array:
-    """Applies the rule in force: `w_BLK`."""
+    """Applies the rule in force: `w_BLK`, then 0 where `counted` is False."""
+    w_BLK = _by_rule(score_BL, mask_BLK, known, cfg)
+    return where(array_namespace(w_BLK), counted(mask_BLK, cfg), w_BLK)
+
+
+def _by_rule(score_BL: Array, mask_BLK: Array, known: Known, cfg: Any) -> Array:
     if cfg.rule == "skip":
         return weighting.skip_weights(
             score_BL,
@@ -244,8 +255,22 @@ def weigh(score_BL: Array, mask_BLK: Array, known: Known, cfg: Any) -> Array:
 
 
 def head_weights(cfg: Any) -> tuple[float, ...]:
-    """`head_weight[k]`, K numbers."""
-    return cfg.heads.weight or (1.0,) * cfg.heads.count
+    """`head_weight[k]`, K numbers; head 0 of a trunk that never learns has 0."""
+    first = 0.0 if cfg.heads.only else 1.0
+    return cfg.heads.weight or (first,) + (1.0,) * (cfg.heads.count - 1)
+
+
+def counted(mask_BLK: Array, cfg: Any) -> Array:
+    """The targets that a step computes: all, but none of a head 0 that is idle.
+
+    It is where the trunk never learns (`heads.only`) and its head_weight is 0: its nll
+    would change nothing. Scores and scopes know it all the same.
+    """
+    if not cfg.heads.only or head_weights(cfg)[0] > 0:
+        return mask_BLK
+    xp = array_namespace(mask_BLK)
+    head_K = xp.arange(cfg.heads.count, device=device_of(mask_BLK))
+    return mask_BLK & (head_K > 0)[None, None, :]
 
 
 def add_up(
@@ -261,7 +286,7 @@ def add_up(
       nll_BLK: read only where the weight is above 0.
       value: sum and count of the value loss.
     """
-    xp = array_namespace(nll_BLK, w_BLK)
+    xp, mask_BLK = array_namespace(nll_BLK, w_BLK), counted(mask_BLK, cfg)
     loss_sum, weight = weighting.weighted_sum(
         nll_BLK, w_BLK, head_weight=head_weights(cfg)
     )

@@ -8,8 +8,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,31 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             f"{error.strerror}; the new model is in {made}"
         ) from None
     log.info("model for transformers: %s", folder)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill under another name, which gets its own when all went well.
+
+    Raises:
+      ValueError: if it holds something already or cannot be written.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"the model's folder must be new or empty, got {folder}")
+    temporary = temporary_name(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    except OSError as error:
+        required = "the model's folder must be one that can be written"
+        raise cannot_write(required, folder, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:

@@ -59,6 +59,13 @@ HEAD_TYPES = {
             for part in ("inner", "outer")
         ),
     ),
+    "medusa": HeadType(
+        doc="h + silu(W h + b), then head 0's unembedding",
+        tensors=(
+            HeadTensor(leaf="kernel", name="outer.weight", shape="DD", turned=True),
+            HeadTensor(leaf="bias", name="outer.bias", shape="D"),
+        ),
+    ),
     "block": HeadType(
         doc="a copy of the last layer and of the final norm, then head 0's unembedding",
         copies_block=True,

@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
 from shared import huggingface
+from shared.head_types import HEAD_TYPES
 from tests import hf_models
 
 TEMPLATE = Path(huggingface.__file__).parent / "templates" / "modeling_wmtp.py"
 HEADS_FILE = "mtp_heads.safetensors"
 ONE_PER_FAMILY = ["gpt2-codeparrot", "llama-tied-grouped", "qwen2-untied"]
-TYPES = ["linear", "residual", "block"]
+TYPES = list(HEAD_TYPES)
 K, L, V, D = 3, 9, 61, 24
 LAYERS = {"gpt2": "transformer.h", "llama": "model.layers", "qwen2": "model.layers"}
 NORM = {"gpt2": "transformer.ln_f", "llama": "model.norm", "qwen2": "model.norm"}
@@ -79,6 +80,7 @@ def random_heads(model, head_type: str) -> dict[str, torch.Tensor]:
     shapes = {
         "linear": {"weight": (V, D)},
         "residual": {"inner.weight": (D, D), "outer.weight": (D, D)},
+        "medusa": {"outer.weight": (D, D), "outer.bias": (D,)},
         "block": {f"block.{name}": x.shape for name, x in layer.named_parameters()}
         | {f"norm.{name}": x.shape for name, x in norm.named_parameters()},
     }[head_type]

@@ -21,9 +21,10 @@ from shared.config.fields import (
 from shared.data.batches import Batch, TrainBatches
 from shared.data.documents import load_splits
 from shared.data.tokenizer import load_tokenizer
+from shared.head_types import HEAD_TYPES as ROWS
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
-HEAD_TYPES = ("linear", "residual", "block")
+HEAD_TYPES = tuple(ROWS)
 RULES = {
     "uniform": {"rule": "uniform"},
     "skip": {"rule": "skip"},

@@ -125,11 +125,11 @@ def confidence(known: Known, cfg: Any) -> Array:
 """,
     }
 }
-MEDUSA = {
+SHIFTED = {
     "shared/head_types.py": {
         '    "block":': """
-    "medusa": HeadType(
-        doc="h + silu(W h + b), then head 0's unembedding",
+    "shifted": HeadType(
+        doc="h + W h + b, then head 0's unembedding",
         tensors=(
             HeadTensor(leaf="kernel", name="outer.weight", shape="DD", turned=True),
             HeadTensor(leaf="bias", name="outer.bias", shape="D"),
@@ -139,35 +139,35 @@ MEDUSA = {
     },
     "wmtp_jax/heads.py": {
         "HEAD_FUNCTIONS": """
-def _init_medusa(key, trunk, cfg, heads):
+def _init_shifted(key, trunk, cfg, heads):
     extra, D = heads.count - 1, cfg.width
     return {"kernel": jnp.zeros((extra, D, D)), "bias": jnp.zeros((extra, D))}
 
 
-def _medusa_state(head, outputs, cfg):
+def _shifted_state(head, outputs, cfg):
     h_BLD = outputs.hidden_BLD
-    return h_BLD + jax.nn.silu(h_BLD @ head["kernel"] + head["bias"][None, None])
+    return h_BLD + h_BLD @ head["kernel"] + head["bias"][None, None]
 
 
 """,
         '    "block":': """
-    "medusa": HeadFunctions(_init_medusa, _medusa_state),
+    "shifted": HeadFunctions(_init_shifted, _shifted_state),
 """,
     },
     "shared/huggingface/templates/modeling_wmtp.py": {
         "HEAD_TYPES": """
-class MedusaHead(nn.Module):
+class ShiftedHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.outer = nn.Linear(width, width)
 
     def forward(self, state_BLD: Tensor) -> Tensor:
-        return state_BLD + functional.silu(self.outer(state_BLD))
+        return state_BLD + self.outer(state_BLD)
 
 
 """,
         '    "block":': """
-    "medusa": HeadType(lambda config, layer, norm: MedusaHead(config.hidden_size)),
+    "shifted": HeadType(lambda config, layer, norm: ShiftedHead(config.hidden_size)),
 """,
     },
 }
@@ -176,8 +176,8 @@ import sys
 from wmtp_jax import export as jax_export, prepare, train as jax_train
 from wmtp_torch_mps import train as torch_train
 
-head_type, algo = "medusa", "confidence"
-asked = "--model smoke --random-init --heads 3 --head-type medusa --out start"
+head_type, algo = "shifted", "confidence"
+asked = "--model smoke --random-init --heads 3 --head-type shifted --out start"
 assert prepare.main(asked.split()) == 0
 options = (
     "--algo confidence --model start --tracking jsonl --train.max-steps 3 "
@@ -204,13 +204,13 @@ def plant(tree: Path, edits: dict[str, dict[str, str]]) -> None:
 
 def test_an_algorithm_and_a_head_type_are_added_in_three_files_at_most(tmp_path):
     """Both trainers then train them to the same numbers, and exchange the run."""
-    assert len(CONFIDENCE) <= 3 and len(MEDUSA) <= 3
+    assert len(CONFIDENCE) <= 3 and len(SHIFTED) <= 3
     tree = tmp_path / "tree"
     for folder in ("shared", "wmtp_jax", "wmtp_torch_mps"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
     plant(tree, CONFIDENCE)
-    plant(tree, MEDUSA)
+    plant(tree, SHIFTED)
     done = subprocess.run(
         [sys.executable, "-c", TRAINS],
         cwd=tmp_path,

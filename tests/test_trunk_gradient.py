@@ -88,7 +88,8 @@ def oracle(head_type, family):
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(
-    "head_type, family", [("linear", "gpt2"), ("residual", "gpt2"), ("block", "llama")]
+    "head_type, family",
+    [("linear", "gpt2"), ("residual", "gpt2"), ("medusa", "qwen2"), ("block", "llama")],
 )
 def test_both_trainers_scale_all_that_heads_share_with_the_trunk(
     head_type, family, scale
@@ -112,7 +113,7 @@ def test_where_head_0_is_scored_first():
     assert gap(ours[name], whole[name]) > 1e-2
 
 
-@pytest.mark.parametrize("head_type", ["residual", "block"])
+@pytest.mark.parametrize("head_type", ["residual", "medusa", "block"])
 @pytest.mark.parametrize("gradient", [in_jax, in_torch])
 def test_at_0_the_trunk_learns_nothing_from_the_heads(gradient, head_type):
     found = gradient(config_of(head_type, 0.0, weight=(0.0, 1.0, 1.0)))

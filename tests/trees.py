@@ -75,6 +75,7 @@ def shapes(cfg, heads, *, value=False):
     of_heads = {
         "linear": {"unembed": (V, D)},
         "residual": {"inner": (D, D), "outer": (D, D)},
+        "medusa": {"kernel": (D, D), "bias": (D,)},
         "block": {"blocks": block, "norms": norm},
     }[heads.type]
     tree = {"trunk": trunk, "heads": stack(of_heads, extra) if extra else {}}

@@ -2,6 +2,7 @@
 
     python -m wmtp_jax.export RUN --to FOLDER          # the newest checkpoint
     python -m wmtp_jax.export RUN/checkpoints/50 --to FOLDER
+    python -m wmtp_jax.export RUN --to FOLDER --for vllm  # for its Medusa drafter
 
 Stock `transformers` opens the folder; head 0 is the model. Heads k >= 1 and the value
 head lie beside it in files of their own (`shared/huggingface/folder.py`), and the state
@@ -20,6 +21,8 @@ import jax.numpy as jnp
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
+from shared.huggingface.token_map import read_token_map
+from shared.huggingface.vllm import write_vllm
 from shared.run.main import exit_code, export_arguments
 from shared.state.model_source import run_to_export
 from shared.state.portable_state import TrainingState, read_state, write_training
@@ -31,14 +34,26 @@ from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_mome
 from wmtp_jax.sharding import jax_told
 from wmtp_jax.state import TrainState, init_state
 
+INSTEAD = "python -m wmtp_torch_mps.export reads it"  # of a run of the other trainer
 
-def export(folder: Path, params: Params, cfg: Config, tokenizer: Tokenizer) -> None:
+
+def export(
+    folder: Path,
+    params: Params,
+    cfg: Config,
+    tokenizer: Tokenizer,
+    token_map: list[int] | None = None,
+) -> None:
     """Writes model, heads, value head and tokenizer; a whole folder or none.
+
+    Args:
+      token_map: ids that heads draft, if not all.
 
     Raises:
       ValueError: if the folder has files in it or cannot be written.
     """
-    write_model(folder, jax.device_get(params), cfg.model, cfg.heads, tokenizer)
+    host = jax.device_get(params)
+    write_model(folder, host, cfg.model, cfg.heads, tokenizer, token_map=token_map)
 
 
 def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
@@ -51,11 +66,10 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    instead = "python -m wmtp_torch_mps.export reads it"
-    path, wanted, cfg, tokenizer = run_to_export(run, NAME, instead)
+    path, wanted, cfg, tokenizer = run_to_export(run, NAME, INSTEAD)
     step, state, position = checkpoint.read_run(path, cfg, wanted)
     if model_only:
-        export(folder, state.params, cfg, tokenizer)
+        export(folder, state.params, cfg, tokenizer, read_token_map(path))
     else:
         params = jax.device_get(state.params)
         kept = _training_state(state, position, cfg, path)
@@ -79,6 +93,21 @@ def _training_state(
     )
 
 
+def export_heads(run: str, folder: Path) -> int:
+    """Writes a checkpoint's heads for vLLM's Medusa proposer; returns its step.
+
+    Args: as of `export_run`.
+
+    Raises:
+      ValueError: as there, or for heads that the proposer does not compute.
+    """
+    path, wanted, cfg, _ = run_to_export(run, NAME, INSTEAD)
+    step, state, _ = checkpoint.read_run(path, cfg, wanted)
+    params = jax.device_get(state.params)
+    write_vllm(folder, params, cfg.model, cfg.heads, read_token_map(path))
+    return step
+
+
 def adopt(folder: Path, run: Path, cfg: Config) -> None:
     """Makes the state in an exported folder the first checkpoint of a new run."""
     params, kept = read_state(folder)
@@ -99,7 +128,10 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     with exit_code([]) as outcome, jax_told():
         asked = export_arguments(f"{NAME}.export", __doc__ or "", argv)
-        step = export_run(asked.run, asked.to, model_only=asked.model_only)
+        if asked.made_for == "vllm":
+            step = export_heads(asked.run, asked.to)
+        else:
+            step = export_run(asked.run, asked.to, model_only=asked.model_only)
         console.say(f"step {step} of {asked.run} written to {asked.to}")
     return outcome.code
 

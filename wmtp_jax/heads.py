@@ -107,6 +107,18 @@ def _residual_state(head, outputs, cfg):
     return h_BLD + jax.nn.silu(h_BLD @ inner_DD) @ outer_DD
 
 
+def _init_medusa(key, trunk, cfg, heads):
+    """All 0, so that each starts as head 0; W still learns, as silu'(0) = 1/2."""
+    extra, D = heads.count - 1, cfg.width
+    return {"kernel": jnp.zeros((extra, D, D)), "bias": jnp.zeros((extra, D))}
+
+
+def _medusa_state(head, outputs, cfg):
+    h_BLD = outputs.hidden_BLD
+    kernel_DD, bias_D = (head[x].astype(h_BLD.dtype) for x in ("kernel", "bias"))
+    return h_BLD + jax.nn.silu(h_BLD @ kernel_DD + bias_D[None, None])
+
+
 def _init_block(key, trunk, cfg, heads):
     """A copy of the last block and of the final norm."""
     extra = heads.count - 1
@@ -132,6 +144,7 @@ def _block_state(head, outputs, cfg):
 HEAD_FUNCTIONS = {
     "linear": HeadFunctions(_init_linear, _linear_state),
     "residual": HeadFunctions(_init_residual, _residual_state),
+    "medusa": HeadFunctions(_init_medusa, _medusa_state),
     "block": HeadFunctions(_init_block, _block_state),
 }
 

@@ -26,6 +26,7 @@ from shared.algorithms import (
     score_tokens,
     weigh,
 )
+from shared.axes import shift_to_tokens
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
@@ -56,6 +57,27 @@ def targets_of(batch: Batch, cfg: Config) -> tuple[jax.Array, jax.Array]:
     K = cfg.heads.count
     mask_BLK = target_mask(batch.document_BL, batch.target_BL, num_heads=K)
     return shift_targets(batch.tokens_BL, num_heads=K), mask_BLK
+
+
+def learnt_targets(
+    targets_BLK: jax.Array,
+    mask_BLK: jax.Array,
+    params: model.Params,
+    outputs: model.Outputs,
+    cfg: Config,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """What heads learn to predict: the data's tokens, or what head 0 would say instead.
+
+    self: target[b,l,k] = argmax_v of head 0's logits at l + k, where the mask is True
+    """
+    if cfg.heads.target == "data":
+        return targets_BLK
+    shared_VD, _ = heads.unembeddings(params)
+    kept_BL = mask_BLK[:, :, 0]
+    own_BL = unembed.best_tokens(outputs.hidden_BLD, kept_BL, shared_VD, mesh=mesh)
+    own_BLK = shift_targets(shift_to_tokens(own_BL), num_heads=cfg.heads.count)
+    return own_BLK.astype(targets_BLK.dtype)
 
 
 def run_heads(
@@ -99,6 +121,9 @@ def micro_batch_sums(
     if needs_nll(cfg):
         first = (outputs.hidden_BLD, targets_BLK[:, :, 0], mask_BLK[:, :, 0])
         nll_BL, scored = unembed.score_rows(*first, unembeddings[0], mesh=mesh)
+    if cfg.heads.only:
+        scored = None  # of rows that need no gradient, or none at all
+        targets_BLK = learnt_targets(targets_BLK, mask_BLK, params, outputs, cfg, mesh)
     known = Known(batch=batch, member_BLS=member_BLS, nll_BL=nll_BL, values=values)
     # Weights are constants of the loss: the place where their gradient is stopped.
     w_BLK = weigh(score_tokens(known, cfg), mask_BLK, known, cfg)
@@ -111,6 +136,7 @@ def micro_batch_sums(
         w_BLK * head_weight_K[None, None],
         *unembeddings,
         shared_scale=cfg.heads.trunk_gradient_scale,
+        heads_only=cfg.heads.only,
         scored=scored,
         mesh=mesh,
     )

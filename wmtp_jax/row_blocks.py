@@ -178,6 +178,34 @@ def gradient_start(rows: Rows) -> Found:
     return *nll_start(rows), jnp.zeros_like(rows.states_RD)
 
 
+def constant_nll(
+    unembed_VD: jax.Array, rows: Rows, found: Found, first: Any, size: int
+) -> tuple[Found, None]:
+    """As `nll`, among rows that have a gradient: theirs stays 0."""
+    of_rows, _ = nll(unembed_VD, rows, found[:1], first, size)
+    return (*of_rows, *found[1:]), None
+
+
+def best(
+    unembed_VD: jax.Array, rows: Rows, found: Found, first: Any, size: int
+) -> tuple[Found, None]:
+    """`(token_R,)`: the argmax over the vocabulary, of equal logits the first."""
+    matrix_VD = unembed_VD.astype(rows.states_RD.dtype)
+
+    def turn(index_N: jax.Array) -> tuple[Found, None]:
+        _, logits_NV = _logits(rows, matrix_VD, index_N)
+        return (jnp.argmax(logits_NV, axis=1),), None
+
+    kept_R = jax.lax.dynamic_slice(rows.kept_R, (first,), (size,))
+    sizes = block_sizes(size, *matrix_VD.shape)
+    return walk(kept_R, first, sizes, turn, found, None)
+
+
+def best_start(rows: Rows) -> Found:
+    """`(token_R,)` before any row is found."""
+    return (jnp.zeros(rows.targets_R.shape, jnp.int32),)
+
+
 def nll_and_gradient(
     unembed_VD: jax.Array,
     rows: Rows,
@@ -185,7 +213,10 @@ def nll_and_gradient(
     first: Any,
     size: int,
     scored: Scored | None = None,
-) -> tuple[Found, jax.Array]:
+    *,
+    of_states: bool = True,
+    of_unembed: bool = True,
+) -> tuple[Found, jax.Array | None]:
     """`((nll_R, d_RD), d_VD)`: the gradient of `sum(factor * nll)`, in three products.
 
     d / d logits = factor * (softmax - one at the target)
@@ -194,6 +225,7 @@ def nll_and_gradient(
       first, size: the rows that have this unembedding.
       scored: the softmax of every kept row, which spares the first product; then
         `first` is 0.
+      of_states, of_unembed: whose gradient is wanted; each costs a product.
     """
     dtype, wide = rows.states_RD.dtype, rows.wide
     matrix_VD = unembed_VD.astype(dtype)
@@ -212,29 +244,30 @@ def nll_and_gradient(
         hit_NV = jnp.arange(matrix_VD.shape[0])[None, :] == target_N1
         d_NV = share_NV * (factor_N1 / total_N1) - jnp.where(hit_NV, factor_N1, 0)
         d_NV = d_NV.astype(dtype)
-        d_ND = jnp.einsum("nv,vd->nd", d_NV, matrix_VD, preferred_element_type=wide)
+        products = {"preferred_element_type": wide}
+        of_rows: Found = (nll_N,)
+        if of_states:
+            of_rows = nll_N, jnp.einsum("nv,vd->nd", d_NV, matrix_VD, **products)
+        if not of_unembed:
+            return of_rows, None
         if rows.share_R is not None:  # fewer numbers than a block of logits has
             states_ND *= _at(rows.share_R, index_N)[:, None]
-        d_VD = jnp.einsum("nv,nd->vd", d_NV, states_ND, preferred_element_type=wide)
-        return (nll_N, d_ND), d_VD
+        return of_rows, jnp.einsum("nv,nd->vd", d_NV, states_ND, **products)
 
     kept_R = jax.lax.dynamic_slice(rows.kept_R, (first,), (size,))
-    nothing = jnp.zeros(unembed_VD.shape, wide)
+    nothing = jnp.zeros(unembed_VD.shape, wide) if of_unembed else None
     sizes = block_sizes(size, *matrix_VD.shape)
+    rest = () if of_states else found[1:]
+    found = found if of_states else found[:1]
     found, d_VD = walk(kept_R, first, sizes, turn, found, nothing)
-    return found, d_VD.astype(unembed_VD.dtype)
+    return (*found, *rest), d_VD.astype(unembed_VD.dtype) if of_unembed else None
 
 
 def _softmax(
     rows: Rows, matrix_VD: jax.Array, index_N: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """States and nll of a block; its `exp(logit - top)`, and their sums."""
-    states_ND = _at(rows.states_RD, index_N)
-    logits_NV = jnp.einsum(
-        "nd,vd->nv", states_ND, matrix_VD, preferred_element_type=rows.wide
-    )
-    # XLA would else fuse the product into each of its readers, and compute it twice.
-    logits_NV = jax.lax.optimization_barrier(logits_NV)
+    states_ND, logits_NV = _logits(rows, matrix_VD, index_N)
     target_N1 = _at(rows.targets_R, index_N)[:, None]
     chosen_N1 = jnp.take_along_axis(logits_NV, target_N1, axis=1)
     top_N1 = jnp.max(logits_NV, axis=1, keepdims=True)
@@ -246,6 +279,18 @@ def _softmax(
     # The difference is exact where the nll is small, however far from 0 logits are.
     nll_N1 = jnp.log(total_N1) + (top_N1 - chosen_N1)
     return states_ND, nll_N1[:, 0], share_NV, total_N1
+
+
+def _logits(
+    rows: Rows, matrix_VD: jax.Array, index_N: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """States and logits of a block."""
+    states_ND = _at(rows.states_RD, index_N)
+    logits_NV = jnp.einsum(
+        "nd,vd->nv", states_ND, matrix_VD, preferred_element_type=rows.wide
+    )
+    # XLA would else fuse the product into each of its readers, and compute it twice.
+    return states_ND, jax.lax.optimization_barrier(logits_NV)
 
 
 def _at(x_R: jax.Array, index_N: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ class TrainState:
     Attributes:
       step: updates made so far.
       params: `trunk`, `heads` (k >= 1) and, for the critic, `value`.
-      opt_state: optax state of `params`.
+      opt_state: optax state of those that learn (`learning_of`).
       key: root key of the run; never advanced, a step folds its number in.
     """
 
@@ -28,6 +28,13 @@ class TrainState:
     params: Params
     opt_state: Any
     key: jax.Array
+
+
+def learning_of(params: Params, cfg: Config) -> Params:
+    """The parameters that learn: all, or with `heads.only` all but the trunk's."""
+    if not cfg.heads.only:
+        return params
+    return {name: part for name, part in params.items() if name != "trunk"}
 
 
 def make_state(cfg: Config, tx: optax.GradientTransformation) -> TrainState:
@@ -60,6 +67,6 @@ def _without_params(
 ) -> dict[str, Any]:
     return {
         "step": jnp.zeros((), jnp.int32),
-        "opt_state": tx.init(params),
+        "opt_state": tx.init(learning_of(params, cfg)),
         "key": jax.random.key(cfg.seed + 1),
     }

@@ -23,7 +23,7 @@ from shared.run.finite import NOT_FINITE
 from wmtp_jax import critic, sharding
 from wmtp_jax.loss import micro_batch_sums, run_heads
 from wmtp_jax.optimizer import freeze_trunk, make_schedule
-from wmtp_jax.state import TrainState
+from wmtp_jax.state import TrainState, learning_of
 
 
 def gradients(
@@ -36,15 +36,19 @@ def gradients(
 ) -> tuple[Any, Any, Sums, Extremes]:
     """`(grad_L, grad_V, sums, extremes)` of one micro-batch; grad_V is `{}` if none.
 
+    Gradients are of what learns, `learning_of` the parameters.
     While the value loss stays out of the trunk, the two gradients touch different
     parameters (weights are constants), so one backward pass gives both.
     """
 
-    def losses(params):
-        sums, extremes = micro_batch_sums(params, batch, cfg, dropout_key, mesh=mesh)
+    def losses(learning):
+        whole = {**params, **learning}
+        sums, extremes = micro_batch_sums(whole, batch, cfg, dropout_key, mesh=mesh)
         return (sums.loss_sum, sums.value_sum), (sums, extremes)
 
-    _, pull_back, (sums, extremes) = jax.vjp(losses, params, has_aux=True)
+    _, pull_back, (sums, extremes) = jax.vjp(
+        losses, learning_of(params, cfg), has_aux=True
+    )
     one, zero = jnp.ones(()), jnp.zeros(())
     if cfg.algorithm.value_head and cfg.critic.trunk_gradient:
         (grad_L,), (grad_V,) = pull_back((one, zero)), pull_back((zero, one))
@@ -120,19 +124,20 @@ def train_step(
     squares = [optax.tree.norm(x, squared=True) for x in jax.tree.leaves(gradient)]
     bad_T = ~jnp.isfinite(jnp.stack(squares))
     metrics[NOT_FINITE] = jnp.where(jnp.any(bad_T), jnp.argmax(bad_T), -1)
-    metrics["grad_norm_trunk"] = optax.tree.norm(gradient["trunk"])
+    metrics["grad_norm_trunk"] = optax.tree.norm(gradient.get("trunk", {}))
     others = {name: group for name, group in gradient.items() if name != "trunk"}
     metrics["grad_norm_heads"] = optax.tree.norm(others) if others else jnp.zeros(())
     metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
     frozen = state.step < cfg.head_warmup
     if cfg.head_warmup:
         gradient = freeze_trunk(gradient, frozen)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    learning = learning_of(state.params, cfg)
+    updates, opt_state = tx.update(gradient, state.opt_state, learning)
     if cfg.head_warmup:  # weight decay moves parameters without a gradient, too
         updates = freeze_trunk(updates, frozen)
     new_state = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params={**state.params, **optax.apply_updates(learning, updates)},
         opt_state=opt_state,
         key=state.key,
     )

@@ -17,6 +17,7 @@ from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
+from shared.huggingface.token_map import read_token_map
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.open_run import Run, config_in_force, open_run
@@ -35,7 +36,13 @@ from wmtp_jax.sharding import (
     peak_of,
     replicated,
 )
-from wmtp_jax.state import TrainState, abstract_state, make_state, tensor_names
+from wmtp_jax.state import (
+    TrainState,
+    abstract_state,
+    learning_of,
+    make_state,
+    tensor_names,
+)
 from wmtp_jax.step import compile_step, make_eval_step, make_train_step
 
 
@@ -80,7 +87,8 @@ def train(
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
             data = (training, validation)
-            names, peak = tensor_names(state.params), peak_of(mesh, cfg)
+            names = tensor_names(learning_of(state.params, cfg))
+            peak = peak_of(mesh, cfg)
             known = {"tensors": names, "peak_flops": peak}
             known["asynchronous"] = kind_of(mesh) != "cpu"
             with Loop(run, done, *steps, *data, **known) as loop:
@@ -107,6 +115,7 @@ def train(
                 del state  # before the best is read: never two models in memory
                 _, state, _ = checkpoint.read_run(run.path, cfg, exported)
             model = {"params": state.params, "cfg": cfg}
+            model["token_map"] = read_token_map(run.path)
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
             replace_folder(run.path / "model", write)
         return run.finish(done, last, num_steps, machine, loop.ui_command, exported)

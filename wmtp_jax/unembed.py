@@ -10,6 +10,7 @@ Axes: B rows, L positions, K heads, V vocabulary, D width, R = B L rows of a hea
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,13 +22,37 @@ from wmtp_jax import row_blocks
 from wmtp_jax.row_blocks import Rows, Scored
 
 Heads = tuple[jax.Array, jax.Array, jax.Array | None]  # states_KRD, shared_VD, own_KVD
-# What is found of rows: the arrays it starts from, and how a part of them is filled.
-NLL = (row_blocks.nll_start, row_blocks.nll)
-GRADIENT = (row_blocks.gradient_start, row_blocks.nll_and_gradient)
+
+
+@dataclass(frozen=True)
+class Core:
+    """What is found of rows: the arrays it starts from, and how each part is filled.
+
+    Attributes:
+      first: head 0's rows.
+      shared: those of other heads that have its unembedding.
+      own: those of one with an unembedding of its own.
+    """
+
+    start: Callable[..., Any]
+    first: Callable[..., Any]
+    shared: Callable[..., Any]
+    own: Callable[..., Any]
+
+
+NLL = Core(row_blocks.nll_start, *[row_blocks.nll] * 3)
+BEST = Core(row_blocks.best_start, *[row_blocks.best] * 3)
+GRADIENT = Core(row_blocks.gradient_start, *[row_blocks.nll_and_gradient] * 3)
+# Of a trunk that never learns: of each head, only what its own parameters need.
+GRADIENT_OF_HEADS = Core(
+    row_blocks.gradient_start,
+    first=row_blocks.constant_nll,
+    shared=partial(row_blocks.nll_and_gradient, of_unembed=False),
+    own=partial(row_blocks.nll_and_gradient, of_states=False),
+)
 # Where arrays lie: `[K, R, ...]`, `[V, D]`, `[R, ...]`.
 SPLIT, WHOLE = PartitionSpec(None, "data"), PartitionSpec()
 BY_ROW = PartitionSpec("data")
-Core = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def nll_heads(
@@ -72,6 +97,24 @@ def _refuse_gradient(primals, tangents):
     )
 
 
+def best_tokens(
+    states_BLD: jax.Array,
+    kept_BL: jax.Array,
+    unembed_VD: jax.Array,
+    *,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """The token that a head would say where `kept_BL`, 0 elsewhere; no gradient.
+
+    token[r] = argmax_v states[r] @ unembed[v]        (of equal ones the first)
+    """
+    states, unembed_VD = jax.lax.stop_gradient((states_BLD[None], unembed_VD))
+    kept_KR = _rows_of_heads(kept_BL[..., None])
+    rows = (jnp.zeros(kept_KR.shape, jnp.int32), kept_KR)  # nobody reads targets
+    (token_KR,), _, _ = _run(BEST, mesh, (_rows(states), unembed_VD, None), rows)
+    return token_KR.reshape(kept_BL.shape)
+
+
 def score_rows(
     states_BLD: jax.Array,
     targets_BL: jax.Array,
@@ -105,6 +148,7 @@ def weighted_nll_heads(
     own_KVD: jax.Array | None,
     *,
     shared_scale: float = 1.0,
+    heads_only: bool = False,
     scored: Scored | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -115,40 +159,44 @@ def weighted_nll_heads(
 
     Args:
       shared_scale: of the gradient of heads k >= 1 that `shared_VD` gets.
+      heads_only: whether what is the trunk's is constant: `shared_VD`, head 0's state,
+        those of heads with an unembedding of their own. Their products are spared.
       scored: what `score_rows` kept of head 0, if its kept rows are among those.
     """
     heads = (_rows(states_KBLD), shared_VD, own_KVD)
     rows = tuple(_rows_of_heads(x) for x in (targets_BLK, kept_BLK, factor_BLK))
-    if own_KVD is None and shared_scale != 1:
+    if own_KVD is None and shared_scale != 1 and not heads_only:
         scale_KR = jnp.full(rows[0].shape, shared_scale, states_KBLD.dtype)
         rows = (*rows, scale_KR.at[0].set(1))
-    total, nll_KR = _weighted(mesh, heads, rows, scored)
+    total, nll_KR = _weighted((heads_only, mesh), heads, rows, scored)
     return total, jax.lax.stop_gradient(_positions(nll_KR, targets_BLK.shape))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _weighted(
-    mesh: Mesh | None,
+    how: tuple[bool, Mesh | None],
     heads: Heads,
     rows: tuple[jax.Array, ...],
     scored: Scored | None,
 ) -> tuple[jax.Array, jax.Array]:
     del scored  # not worth a second form for a sum without a gradient
     targets_KR, kept_KR, factor_KR, *_ = rows
-    (nll_KR,), _, _ = _run(NLL, mesh, heads, (targets_KR, kept_KR))
+    (nll_KR,), _, _ = _run(NLL, how[1], heads, (targets_KR, kept_KR))
     return _sum(kept_KR, factor_KR, nll_KR), nll_KR
 
 
-def _forward(mesh, heads, rows, scored):
-    found, d_shared, d_own = _run(GRADIENT, mesh, heads, rows, scored)
+def _forward(how, heads, rows, scored):
+    heads_only, mesh = how
+    core = GRADIENT_OF_HEADS if heads_only else GRADIENT
+    found, d_shared, d_own = _run(core, mesh, heads, rows, scored)
     nll_KR, d_states = found
     _, kept_KR, factor_KR, *_ = rows
     total = _sum(kept_KR, factor_KR, nll_KR)
     return (total, nll_KR), (d_states, d_shared, d_own)
 
 
-def _backward(mesh, gradients, cotangents):
-    del mesh
+def _backward(how, gradients, cotangents):
+    del how
     scale, _ = cotangents
     scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients)
     return scaled, None, None
@@ -211,23 +259,21 @@ def _of_heads(
     states_KRD, shared_VD, own_KVD = heads
     K, R, _ = states_KRD.shape
     flat = _flat(states_KRD, rows)
-    start, fill = core
-    found, of_own = start(flat), None
-    if own_KVD is None and scored is None:
-        found, of_shared = fill(shared_VD, flat, found, 0, K * R)
-    else:
-        kept = () if scored is None else (scored,)
-        found, of_shared = fill(shared_VD, flat, found, 0, R, *kept)
+    found, of_own = core.start(flat), None
+    alike = core.first is core.shared and scored is None and own_KVD is None
+    kept = () if scored is None else (scored,)
+    first = K * R if alike else R
+    found, of_shared = core.first(shared_VD, flat, found, 0, first, *kept)
     if own_KVD is not None:
 
         def one(found, head):
             own_VD, first = head
-            return fill(own_VD, flat, found, first, R)
+            return core.own(own_VD, flat, found, first, R)
 
         found, of_own = jax.lax.scan(one, found, (own_KVD, R * jnp.arange(1, K)))
-    elif scored is not None and K > 1:
-        found, more = fill(shared_VD, flat, found, R, (K - 1) * R)
-        of_shared = jax.tree.map(jnp.add, of_shared, more)
+    elif not alike and K > 1:
+        found, more = core.shared(shared_VD, flat, found, R, (K - 1) * R)
+        of_shared = more if of_shared is None else of_shared + more
     return tuple(x.reshape(K, R, *x.shape[1:]) for x in found), of_shared, of_own
 
 

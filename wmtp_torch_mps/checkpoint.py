@@ -136,7 +136,10 @@ def read(
     model = WMTP(cfg)
     fill(model, from_tree(params, cfg))
     state = init_state(model.to(device))
-    moments = {name: from_tree(tree, cfg) for name, tree in kept.moments.items()}
+    moments = {
+        name: from_tree(tree, cfg, trunk=not cfg.heads.only)
+        for name, tree in kept.moments.items()
+    }
     found = kept.adapted or {}
     state.splits = int(found.get("splits", 1))
     state.step, state.skipped = kept.step, kept.step - kept.updates

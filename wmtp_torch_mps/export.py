@@ -2,6 +2,7 @@
 
     python -m wmtp_torch_mps.export RUN --to FOLDER          # the newest checkpoint
     python -m wmtp_torch_mps.export RUN/checkpoints/50 --to FOLDER
+    python -m wmtp_torch_mps.export RUN --to FOLDER --for vllm  # for its Medusa drafter
 
 Stock `transformers` opens the folder; head 0 is the model. `--resume FOLDER` of either
 trainer starts a new run that goes on from it, optimizer included.
@@ -15,21 +16,33 @@ import torch
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
+from shared.huggingface.token_map import read_token_map
+from shared.huggingface.vllm import write_vllm
 from shared.run.main import exit_code, export_arguments
 from shared.state.model_source import run_to_export, tokenizer_of_run
 from shared.tracking import console
 from wmtp_torch_mps import NAME, checkpoint
 from wmtp_torch_mps.model import WMTP, by_name, named
 
+INSTEAD = "python -m wmtp_jax.export reads it"  # of a run of the other trainer
 
-def export(folder: Path, model: WMTP, tokenizer: Tokenizer) -> None:
+
+def export(
+    folder: Path,
+    model: WMTP,
+    tokenizer: Tokenizer,
+    token_map: list[int] | None = None,
+) -> None:
     """Writes model, heads, value head and tokenizer; a whole folder or none.
+
+    Args:
+      token_map: ids that heads draft, if not all.
 
     Raises:
       ValueError: if the folder has files in it or cannot be written.
     """
-    cfg = model.cfg
-    write_model(folder, by_name(named(model)), cfg.model, cfg.heads, tokenizer)
+    cfg, params = model.cfg, by_name(named(model))
+    write_model(folder, params, cfg.model, cfg.heads, tokenizer, token_map=token_map)
 
 
 def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
@@ -42,13 +55,27 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     Raises:
       ValueError: if there is no such run or checkpoint, or the folder has files in it.
     """
-    instead = "python -m wmtp_jax.export reads it"
-    path, wanted, cfg, tokenizer = run_to_export(run, NAME, instead)
+    path, wanted, cfg, tokenizer = run_to_export(run, NAME, INSTEAD)
     step, state, position = checkpoint.read_run(path, cfg, wanted)
     if model_only:
-        export(folder, state.params, tokenizer)
+        export(folder, state.params, tokenizer, read_token_map(path))
     else:
         checkpoint.write(folder, path, state, position, tokenizer)
+    return step
+
+
+def export_heads(run: str, folder: Path) -> int:
+    """Writes a checkpoint's heads for vLLM's Medusa proposer; returns its step.
+
+    Args: as of `export_run`.
+
+    Raises:
+      ValueError: as there, or for heads that the proposer does not compute.
+    """
+    path, wanted, cfg, _ = run_to_export(run, NAME, INSTEAD)
+    step, state, _ = checkpoint.read_run(path, cfg, wanted)
+    params = by_name(named(state.params))
+    write_vllm(folder, params, cfg.model, cfg.heads, read_token_map(path))
     return step
 
 
@@ -63,7 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     with exit_code([]) as outcome:
         asked = export_arguments("wmtp_torch_mps.export", __doc__ or "", argv)
-        step = export_run(asked.run, asked.to, model_only=asked.model_only)
+        if asked.made_for == "vllm":
+            step = export_heads(asked.run, asked.to)
+        else:
+            step = export_run(asked.run, asked.to, model_only=asked.model_only)
         console.say(f"step {step} of {asked.run} written to {asked.to}")
     return outcome.code
 

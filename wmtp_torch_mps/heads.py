@@ -46,10 +46,15 @@ def unembeddings(model: "WMTP") -> list[Tensor]:
 
 
 def unembedding_scale(model: "WMTP", k: int) -> float:
-    """Share of head k's gradient that its unembedding gets: `s` if it is head 0's."""
-    if k == 0 or kind_of(model).own_unembedding:
+    """Share of head k's gradient that its unembedding gets: `s` if it is head 0's.
+
+    0 where that never learns (`heads.only`).
+    """
+    if k > 0 and kind_of(model).own_unembedding:
         return 1.0
-    return model.cfg.heads.trunk_gradient_scale
+    if model.cfg.heads.only:
+        return 0.0
+    return 1.0 if k == 0 else model.cfg.heads.trunk_gradient_scale
 
 
 def kind_of(model: "WMTP") -> HeadType:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from shared.config.fields import Config
+from shared.config.fields import Config, HeadsConfig
 from shared.state.model_source import stored_params
 from wmtp_torch_mps.heads import start_heads
 from wmtp_torch_mps.model import WMTP, fill, from_tree, group_of, named
@@ -27,7 +27,7 @@ def load_params(cfg: Config, device: torch.device) -> WMTP:
         held = cfg
         if "heads" not in stored:
             stored["heads"] = {}
-            held = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
+            held = replace(cfg, heads=HeadsConfig(count=1))
         fill(model, from_tree(stored, held))
         if held is not cfg:
             start_heads(model)

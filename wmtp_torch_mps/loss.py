@@ -26,12 +26,13 @@ from shared.algorithms import (
     score_tokens,
     weigh,
 )
+from shared.axes import shift_to_tokens
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.targets import shift_targets, target_mask
 from wmtp_torch_mps import critic, unembed
 from wmtp_torch_mps.heads import head_states, unembedding_scale, unembeddings
-from wmtp_torch_mps.model import WMTP, Outputs, forward, named
+from wmtp_torch_mps.model import WMTP, Outputs, forward, learning
 from wmtp_torch_mps.precision import multiplying, rounds_by_hand
 
 
@@ -66,7 +67,7 @@ def nll_heads(
     Args:
       states: `states_BLD` of as many heads as are wanted, in order.
       factor_BLK: with it, the gradient of `sum(factor * nll)` is added to the
-        unembeddings, and returned for each of the states.
+        unembeddings, and returned for each of the states that has one.
     """
     nll, gradients = [], []
     device, name = model.device, model.cfg.machine.dtype
@@ -86,6 +87,7 @@ def nll_heads(
                 factor_R,
                 block=block,
                 scale=unembedding_scale(model, k),
+                of_states=state_BLD.requires_grad,
                 rounded=rounds_by_hand(device, name),
             )
         nll_X = nll_R.new_zeros(flat_XD.shape[0]).index_copy(0, rows_R, nll_R)
@@ -95,6 +97,29 @@ def nll_heads(
             gradient_XD.index_copy_(0, rows_R, gradient_RD.to(flat_XD.dtype))
             gradients.append(gradient_XD.reshape(state_BLD.shape))
     return torch.stack(nll, dim=2), gradients
+
+
+@torch.no_grad()
+def own_targets(model: WMTP, hidden_BLD: Tensor, mask_BLK: Tensor) -> Tensor:
+    """What head 0 would say in place of the data's tokens (`heads.target` self).
+
+    target[b,l,k] = argmax_v of head 0's logits at l + k, where the mask is True.
+    """
+    device, name = model.device, model.cfg.machine.dtype
+    rows_R = unembed.kept_rows(mask_BLK[:, :, 0])
+    flat_XD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+    dtype = torch.float16 if name == "float16" else model.base.dtype
+    block = unembed.block_rows(flat_XD.shape[0], model.cfg.model.vocab_size)
+    with multiplying(device, name):
+        token_R = unembed.best_tokens(
+            flat_XD[rows_R].to(dtype),
+            model.unembed_VD,
+            block=block,
+            rounded=rounds_by_hand(device, name),
+        )
+    token_X = token_R.new_zeros(flat_XD.shape[0]).index_copy(0, rows_R, token_R)
+    own_BL = shift_to_tokens(token_X.reshape(hidden_BLD.shape[:2]))
+    return shift_targets(own_BL, num_heads=model.cfg.heads.count)
 
 
 @torch.no_grad()
@@ -141,6 +166,8 @@ def add_gradients(
             hidden_BLD = hidden_BLD.detach()
         values, value = critic.value_loss(model, hidden_BLD, batch, member_BLS)
     w_BLK = weights_of(model, outputs, values, member_BLS, batch, targets_BLK, mask_BLK)
+    if cfg.heads.target == "self":
+        targets_BLK = own_targets(model, outputs.hidden_BLD, mask_BLK)
     factor_K = torch.tensor(head_weights(cfg), dtype=w_BLK.dtype, device=w_BLK.device)
     states = head_states(model, outputs)
     nll_BLK, gradients = nll_heads(
@@ -148,8 +175,10 @@ def add_gradients(
     )
     if values is not None:
         _add_value_gradients(model, value[0] * scale, value_gradients)
+    differ = [state for state in states if state.requires_grad]
     with multiplying(model.device, cfg.machine.dtype):
-        torch.autograd.backward(states, gradients)
+        if differ:  # of a trunk that never learns, heads may have no other gradient
+            torch.autograd.backward(differ, gradients)
     sums, extremes = add_up(nll_BLK, w_BLK, mask_BLK, value, cfg)
     return replace(sums, value_sum=sums.value_sum.detach()), extremes
 
@@ -158,7 +187,7 @@ def _add_value_gradients(
     model: WMTP, value_sum: Tensor, value_gradients: dict[str, Tensor]
 ) -> None:
     """Kept apart from the loss's, which is divided by another number."""
-    parameters = named(model)
+    parameters = learning(model)
     gradients = torch.autograd.grad(
         value_sum, list(parameters.values()), retain_graph=True, allow_unused=True
     )

@@ -143,6 +143,13 @@ def named(model: WMTP) -> dict[str, nn.Parameter]:
     return {name.removeprefix("base."): parameter for name, parameter in found}
 
 
+def learning(model: WMTP) -> dict[str, nn.Parameter]:
+    """Those that learn: all, or with `heads.only` all but the trunk's."""
+    only = model.cfg.heads.only
+    found = named(model).items()
+    return {n: p for n, p in found if not (only and group_of(n) == "trunk")}
+
+
 def group_of(name: str) -> str:
     """Which rate and which gradient norm a parameter belongs to."""
     return {HEADS: "heads", VALUE: "value", MODEL: "trunk"}[file_of(name)]
@@ -161,11 +168,11 @@ def by_name(tensors: dict[str, Tensor]) -> ByName:
     )
 
 
-def from_tree(tree: Params, cfg: Config) -> dict[str, Tensor]:
+def from_tree(tree: Params, cfg: Config, *, trunk: bool = True) -> dict[str, Tensor]:
     """A tree's tensors by their names; copies, on the CPU."""
     return {
         name: torch.from_numpy(np.array(array, np.float32, order="C"))
-        for name, array in to_tensors(tree, cfg.model, cfg.heads).items()
+        for name, array in to_tensors(tree, cfg.model, cfg.heads, trunk=trunk).items()
     }
 
 
@@ -218,8 +225,10 @@ def forward(
     hook = model.final_norm[0].register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0])
     )
+    learns = torch.is_grad_enabled() and not model.cfg.heads.only
+    computed = computing(model.device, model.cfg.machine.dtype)
     try:
-        with computing(model.device, model.cfg.machine.dtype):
+        with torch.set_grad_enabled(learns), computed:
             hidden_BLD = trunk(
                 input_ids=tokens_BL,
                 position_ids=positions_BL,

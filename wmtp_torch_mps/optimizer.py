@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shared.config.fields import OptimizerConfig
 from shared.state.header import moment_names
-from wmtp_torch_mps.model import WMTP, group_of, named
+from wmtp_torch_mps.model import WMTP, group_of, learning
 
 # Optimizer -> its moments (`moment_names`), as torch names them.
 MOMENTS = {
@@ -111,7 +111,7 @@ def moments_of(
             name: optimizer.state.get(p, {}).get(
                 MOMENTS[cfg.name][moment], torch.zeros_like(p)
             )
-            for name, p in named(model).items()
+            for name, p in learning(model).items()
         }
         for moment in moment_names(cfg)
     }
@@ -132,7 +132,7 @@ def restore_moments(
     name_of = model.cfg.optimizer.name
     for moment, tensors in moments.items():
         key = MOMENTS[name_of][moment]
-        for name, parameter in named(model).items():
+        for name, parameter in learning(model).items():
             made = updates - (frozen if group_of(name) == "trunk" else 0)
             if made <= 0:  # as new
                 continue

@@ -20,7 +20,7 @@ from wmtp_torch_mps.device import (
 )
 from wmtp_torch_mps.init_params import init_params
 from wmtp_torch_mps.loss import add_gradients, run_trunk
-from wmtp_torch_mps.model import WMTP, named
+from wmtp_torch_mps.model import WMTP, learning
 from wmtp_torch_mps.probes import probes_of
 from wmtp_torch_mps.self_test import GRADIENT, self_test
 from wmtp_torch_mps.state import SCALE
@@ -87,11 +87,11 @@ def batch_numbers(model: WMTP, batch: Batch, device: torch.device) -> dict[str, 
     half = copied.cfg.machine.dtype == "float16"
     scale = SCALE * loss_unit(copied.cfg) if half else 1.0  # as in training
     sums, _ = add_gradients(copied, here, value_gradients, scale=scale)
-    divide(named(copied), value_gradients, sums, copied.cfg, unit=scale)
+    divide(learning(copied), value_gradients, sums, copied.cfg, unit=scale)
     with torch.no_grad():
         hidden_BLD = run_trunk(copied, here).hidden_BLD
         rows_RD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[:ROWS].float()
         logits_RV = rows_RD @ copied.unembed_VD.T
     found = {"loss": sums.loss_sum / sums.weight, "logits": logits_RV}
-    found |= {GRADIENT + name: p.grad for name, p in named(copied).items()}
+    found |= {GRADIENT + name: p.grad for name, p in learning(copied).items()}
     return {name: x.detach().float().cpu().contiguous() for name, x in found.items()}

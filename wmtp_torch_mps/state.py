@@ -6,7 +6,7 @@ import torch
 
 from shared.config.fields import Config
 from wmtp_torch_mps.init_params import load_params
-from wmtp_torch_mps.model import WMTP, named
+from wmtp_torch_mps.model import WMTP, learning
 from wmtp_torch_mps.optimizer import make_optimizer
 
 SCALE = 2.0**12  # of a float16 loss, to begin with
@@ -46,7 +46,7 @@ def init_state(model: WMTP) -> TrainState:
     return TrainState(
         step=0,
         params=model,
-        optimizer=make_optimizer(model.cfg.optimizer, named(model)),
+        optimizer=make_optimizer(model.cfg.optimizer, learning(model)),
         scaler=make_scaler(model.cfg, model.device),
     )
 

@@ -34,7 +34,7 @@ from wmtp_torch_mps.device import (
 )
 from wmtp_torch_mps.heads import head_states
 from wmtp_torch_mps.loss import add_gradients, nll_heads, run_trunk, targets_of
-from wmtp_torch_mps.model import WMTP, group_of, named
+from wmtp_torch_mps.model import WMTP, group_of, learning
 from wmtp_torch_mps.optimizer import learning_rate, set_rates
 from wmtp_torch_mps.state import TrainState
 
@@ -52,7 +52,7 @@ def train_step(
     model, optimizer, scaler = state.params, state.optimizer, state.scaler
     cfg, device = model.cfg, model.device
     sums, extremes, value_gradients = _accumulate(state, to_device(batches, device))
-    parameters = named(model)
+    parameters = learning(model)
     scales = join(parameters, value_gradients, sums, cfg, unit=loss_unit(cfg))
     metrics = step_metrics(sums, extremes, cfg)
     scaler.unscale_(optimizer)
@@ -222,8 +222,10 @@ def _clip(
         finite.append(norms[in_trunk][-1].isfinite())
         if frozen and in_trunk:
             parameter.grad = None
-    trunk = _norm(torch.stack(norms[True]))
-    others = _norm(torch.stack(norms[False])) if norms[False] else trunk.new_zeros(())
+    nothing = (norms[True] or norms[False])[0].new_zeros(())
+    trunk, others = (
+        _norm(torch.stack(norms[of])) if norms[of] else nothing for of in (True, False)
+    )
     total = others if frozen else torch.hypot(trunk, others)
     factor = (cfg.optimizer.clip_norm / total).clamp(max=1.0)
     for name, parameter in parameters.items():

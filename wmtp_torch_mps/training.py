@@ -13,6 +13,7 @@ from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
 from shared.files import replace_folder
+from shared.huggingface.token_map import read_token_map
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.open_run import Run, config_in_force, open_run
@@ -22,7 +23,7 @@ from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import NAME, checkpoint, critic, report
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
-from wmtp_torch_mps.model import named
+from wmtp_torch_mps.model import learning
 from wmtp_torch_mps.optimizer import learning_rate
 from wmtp_torch_mps.reference import measure_signals
 from wmtp_torch_mps.self_test_batch import test_device
@@ -66,7 +67,7 @@ def train(
         checkpoint.drop_after(run.path, start)
         state.splits = max(state.splits, splits)
         data = (training, validation)
-        known = {"asynchronous": False, "tensors": [*named(state.params)]}
+        known = {"asynchronous": False, "tensors": [*learning(state.params)]}
         with Loop(run, done, *steps, *data, **known) as loop:
             if loop.is_new:
                 loop.evaluated(0, [eval_step(state.params, b) for b in validation])
@@ -90,7 +91,8 @@ def train(
             if exported != last:
                 del state  # before the best is read: never two models in memory
                 _, state, _ = checkpoint.read_run(run.path, cfg, exported)
-            write = partial(export, model=state.params, tokenizer=tokenizer)
+            known = {"tokenizer": tokenizer, "token_map": read_token_map(run.path)}
+            write = partial(export, model=state.params, **known)
             replace_folder(run.path / "model", write)
         return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
 

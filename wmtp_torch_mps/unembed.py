@@ -34,6 +34,7 @@ def nll_rows(
     *,
     block: int,
     scale: float = 1.0,
+    of_states: bool = True,
     rounded: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Negative log-likelihood of each row's target, in nats, and its gradient.
@@ -45,17 +46,21 @@ def nll_rows(
       factor_R: weight of a row in a sum; with it the gradient of `sum(factor * nll)` is
         added to `unembed_VD.grad`, and returned for the states.
       block: rows of one block of logits (`block_rows`).
-      scale: of that gradient where it is added to `unembed_VD.grad`.
+      scale: of that gradient where it is added to `unembed_VD.grad`; at 0 its product
+        is spared.
+      of_states: whether the gradient for the states is wanted; a product is spared
+        without.
       rounded: whether the factors of products are rounded to bfloat16 first.
 
     Returns:
       `nll_R` in float32 (float64 for float64 states), and `gradient_RD` in the states'
-      dtype, or None without factors.
+      dtype, or None where it is not wanted.
     """
     R, dtype = states_RD.shape[0], states_RD.dtype
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     nll_R = torch.empty(R, dtype=wide, device=states_RD.device)
-    gradient_RD = torch.empty_like(states_RD) if factor_R is not None else None
+    of_states = of_states and factor_R is not None
+    gradient_RD = torch.empty_like(states_RD) if of_states else None
     matrix_VD = _factor(unembed_VD.detach(), dtype, rounded)
     for start in range(0, R, block):
         rows = slice(start, min(start + block, R))
@@ -65,18 +70,37 @@ def nll_rows(
         logits_RV = _factor(block_RD, dtype, rounded) @ matrix_VD.T
         log_RV = _log_softmax(logits_RV.to(wide))
         nll_R[rows] = -log_RV.gather(1, target_R1)[:count, 0]
-        if factor_R is None or gradient_RD is None:
+        if factor_R is None or (gradient_RD is None and scale == 0):
             continue
         share_RV = log_RV.exp_()
         share_RV.scatter_add_(1, target_R1, share_RV.new_full(target_R1.shape, -1.0))
         share_RV = _factor(share_RV, dtype, rounded)
         # Factors scale rows of width D, not V.
         factor_R1 = _padded(factor_R[rows], block)[:, None].to(wide)
-        found_RD = (share_RV @ matrix_VD).to(wide).mul_(factor_R1)
-        gradient_RD[rows] = found_RD[:count].to(dtype)
+        if gradient_RD is not None:
+            found_RD = (share_RV @ matrix_VD).to(wide).mul_(factor_R1)
+            gradient_RD[rows] = found_RD[:count].to(dtype)
+        if scale == 0:
+            continue
         weighed_RD = _factor(block_RD.to(wide) * factor_R1, dtype, rounded)
         _add_product(unembed_VD, share_RV.T, weighed_RD, scale)
     return nll_R, gradient_RD
+
+
+@torch.no_grad()
+def best_tokens(
+    states_RD: Tensor, unembed_VD: Tensor, *, block: int, rounded: bool = False
+) -> Tensor:
+    """The token that a head would say at each row: `argmax_v states @ unembed[v]`."""
+    R, dtype = states_RD.shape[0], states_RD.dtype
+    token_R = torch.empty(R, dtype=torch.int64, device=states_RD.device)
+    matrix_VD = _factor(unembed_VD.detach(), dtype, rounded)
+    for start in range(0, R, block):
+        rows = slice(start, min(start + block, R))
+        block_RD = _factor(_padded(states_RD[rows], block), dtype, rounded)
+        logits_RV = block_RD @ matrix_VD.T
+        token_R[rows] = logits_RV.argmax(dim=1)[: rows.stop - start]
+    return token_R
 
 
 def _add_product(unembed_VD: Tensor, a_VR: Tensor, b_RD: Tensor, scale: float) -> None:

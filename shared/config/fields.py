@@ -6,55 +6,24 @@ the command line. `shared/run/command_line.py` does that; this file only says wh
 config is and when it makes sense.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from tyro.conf import arg
 
-from shared import algorithms, head_types
+from shared import algorithms
 from shared.algorithms import ALGORITHMS, Algorithm, Rule
+from shared.config.heads import DecodingConfig, HeadsConfig
 from shared.config.model import ModelConfig
 from shared.config.ranges import Checked
-from shared.head_types import HEAD_TYPES
 
 if TYPE_CHECKING:  # choices that a table decides are strings to a type checker
     Algo: TypeAlias = str
-    HeadType: TypeAlias = str
 else:
-    Algo, HeadType = Literal[*ALGORITHMS], Literal[*HEAD_TYPES]
+    Algo = Literal[*ALGORITHMS]
 Device = Literal["auto", "cpu", "gpu", "mps"]
 TrackerName = Literal["mlflow", "jsonl", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadsConfig(Checked):
-    """The K prediction heads; head 0 is the pretrained path."""
-
-    count: Annotated[int, ">= 1", arg(aliases=["--heads"])] = 4
-    """K; 1 is plain next-token training"""
-    type: Annotated[
-        HeadType, arg(aliases=["--head-type"], help=head_types.help_text())
-    ] = "linear"
-    linear_start: Literal["random", "unembedding"] = "random"
-    """new linear heads: random, or copies of head 0's unembedding"""
-    fresh: bool = False
-    """start new heads (and value head) even where the model's folder holds some"""
-    weight: tuple[float, ...] = ()
-    """head_weight[k] in the loss, K numbers >= 0; empty means 1 for every head"""
-    trunk_gradient_scale: Annotated[float, "in [0, 1]"] = 1.0
-    """share of heads k >= 1's gradient that trunk and unembedding get, in [0, 1]"""
-    warmup_steps: Annotated[int, ">= 0"] = 0
-    """first steps, of heads k >= 1 and value head alone; the trunk starts after them"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fits = len(self.weight) in (0, self.count)
-        self.require("weight", fits, f"empty or heads.count = {self.count} numbers")
-        usable = all(0 <= weight < math.inf for weight in self.weight)
-        usable = usable and (not self.weight or any(self.weight))
-        self.require("weight", usable, "finite numbers >= 0, not all 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +249,7 @@ class Config(Checked):
     train: TrainConfig = field(default_factory=TrainConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -295,6 +265,9 @@ class Config(Checked):
         cudnn = self.machine.attention == "cudnn"
         fits = not cudnn or self.machine.dtype == "bfloat16"
         self.require("machine.dtype", fits, "bfloat16 for machine.attention cudnn")
+        reaches = self.algorithm.value_head and self.critic.trunk_gradient
+        fits = not (self.heads.only and reaches)
+        self.require("critic.trunk_gradient", fits, "false with heads.only")
         if self.weighting.control != "none" and self.rule == "uniform":
             raise ValueError(
                 f"weighting.control = {self.weighting.control!r} needs a rule that "

@@ -10,7 +10,6 @@ tensor is which part of it.
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Collection
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import Tokenizer
-from shared.files import cannot_write, temporary_name, write_text
+from shared.files import new_folder, write_text
 from shared.huggingface.config_json import make_hf_config, read_hf_config
 from shared.huggingface.generation import FILE as GENERATION
 from shared.huggingface.generation import SPECIAL, make_generation
@@ -42,6 +41,7 @@ from shared.huggingface.safetensors import (
     open_model,
     write_file,
 )
+from shared.huggingface.token_map import write_token_map
 from shared.huggingface.tokenizer_files import (
     check_tokenizer,
     write_json,
@@ -177,6 +177,7 @@ def write_model(
     tokenizer: Tokenizer,
     *,
     kind: str = "causal",
+    token_map: list[int] | None = None,
     beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a folder that `transformers` opens; the whole folder or nothing.
@@ -188,6 +189,7 @@ def write_model(
       params: tree of arrays, as `read_model` or `read_reward_model` gives it, or
         `ByName`.
       kind: `causal`, or `reward` for a sequence classifier (`heads` play no part).
+      token_map: ids that heads draft, if not all.
       beside: is given the folder, otherwise whole but under another name, to write
         more files into it.
 
@@ -195,27 +197,15 @@ def write_model(
       ValueError: if the folder holds something or cannot be written, if `params` do
         not fit, or if what was read back differs.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"the model's folder must be new or empty, got {folder}")
     if kind != ("reward" if "score" in params else "causal"):
         raise ValueError(f"params must be of a {kind} model, got {sorted(params)}")
-    temporary = temporary_name(folder)
     tensors = to_tensors(params, cfg, heads)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        _write_files(temporary, tensors, cfg, heads, tokenizer, kind)
+    with new_folder(folder) as made:
+        _write_files(made, tensors, cfg, heads, tokenizer, kind)
+        if token_map is not None:
+            write_token_map(made, token_map)
         if beside is not None:
-            beside(temporary)
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    except OSError as error:
-        required = "the model's folder must be one that can be written"
-        raise cannot_write(required, folder, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            beside(made)
 
 
 def _write_files(

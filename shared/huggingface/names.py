@@ -142,7 +142,12 @@ def file_of(name: str) -> str:
 
 
 def pieces_of(
-    cfg: ModelConfig, heads: HeadsConfig, parts: Collection[str], *, prefix: str
+    cfg: ModelConfig,
+    heads: HeadsConfig,
+    parts: Collection[str],
+    *,
+    prefix: str,
+    trunk: bool = True,
 ) -> list[Piece]:
     """All tensors of a model.
 
@@ -150,7 +155,15 @@ def pieces_of(
       parts: of the tree; `value` is the value head of a causal model, `score` makes a
         sequence classifier with one label, which has no other head.
       prefix: of the base model's names in `model.safetensors`, as in `TRUNK`.
+      trunk: whether its tensors are wanted; a trunk that never learns has no moments.
     """
+    pieces = _all_pieces(cfg, heads, parts, prefix)
+    return [x for x in pieces if trunk or not x.path.startswith("trunk/")]
+
+
+def _all_pieces(
+    cfg: ModelConfig, heads: HeadsConfig, parts: Collection[str], prefix: str
+) -> list[Piece]:
     D, half = cfg.width, max(1, cfg.width // 2)
     pieces = list(_trunk_pieces(cfg, prefix))
     if "score" in parts:

@@ -26,22 +26,26 @@ class ByName(dict[str, np.ndarray]):
 
 
 def to_tensors(
-    params: Params, cfg: ModelConfig, heads: HeadsConfig
+    params: Params, cfg: ModelConfig, heads: HeadsConfig, *, trunk: bool = True
 ) -> dict[str, np.ndarray]:
     """The tree as its files have it: tensor name -> float32 array.
 
     Arrays share the memory of the tree where they can. Anything of the tree's shapes
     can be passed, the moments of an optimizer as well.
 
+    Args:
+      trunk: whether the tree has one; moments of heads alone have none.
+
     Raises:
       ValueError: if the tree is not that of `cfg` and `heads`, naming the leaf.
     """
     if isinstance(params, ByName):
         parts = {"value"} if any(file_of(name) == VALUE for name in params) else ()
-        find_pieces(params, cfg, heads, parts=parts, source="params")
+        find_pieces(params, cfg, heads, parts=parts, source="params", trunk=trunk)
         return params
     leaves = dict(_flatten(params))
-    pieces = pieces_of(cfg, heads, params, prefix=TRUNK[cfg.family]["prefix"])
+    prefix = TRUNK[cfg.family]["prefix"]
+    pieces = pieces_of(cfg, heads, params, prefix=prefix, trunk=trunk)
     needed = {piece.path: piece.leaf for piece in pieces}
     for path in needed.keys() | leaves.keys():
         got = leaves[path].shape if path in leaves else "none"
@@ -61,6 +65,7 @@ def from_tensors(
     parts: Collection[str] = (),
     source: str = "the files",
     moments: bool = False,
+    trunk: bool = True,
 ) -> Params:
     """The tree of these tensors, the inverse of `to_tensors`.
 
@@ -71,12 +76,15 @@ def from_tensors(
       tensors: name -> array (or `StoredTensors`).
       parts: `value` if the tree has one, `score` if it is a reward model's.
       source: where they come from, for messages.
+      trunk: whether it is among them.
 
     Raises:
       ValueError: naming what is missing, extra or of another shape.
     """
     leaves: dict[str, np.ndarray] = {}
-    for piece in find_pieces(tensors, cfg, heads, parts=parts, source=source):
+    for piece in find_pieces(
+        tensors, cfg, heads, parts=parts, source=source, trunk=trunk
+    ):
         if piece.path not in leaves:
             leaves[piece.path] = np.empty(piece.leaf, np.float32)
         there = piece.name in tensors
@@ -99,6 +107,7 @@ def find_pieces(
     *,
     parts: Collection[str],
     source: str,
+    trunk: bool = True,
 ) -> list[Piece]:
     """Which tensor is which part of the tree; names and shapes checked, nothing read.
 
@@ -110,7 +119,7 @@ def find_pieces(
     names = TRUNK[cfg.family]
     # Base models without a task's head on them are stored without the prefix.
     prefix = "" if names["embed"] in tensors else names["prefix"]
-    pieces = pieces_of(cfg, heads, parts, prefix=prefix)
+    pieces = pieces_of(cfg, heads, parts, prefix=prefix, trunk=trunk)
     _check_names(tensors, pieces, source)
     for piece in pieces:
         if piece.name in tensors:

@@ -113,7 +113,16 @@ EFFECTS = (
     Effect(
         "more than one head",
         lambda cfg, backend: cfg.heads.count > 1,
-        _of(heads="type weight trunk_gradient_scale", optimizer="head_lr_scale"),
+        _of(
+            heads="type weight only target",
+            optimizer="head_lr_scale",
+            decoding="draft_vocab",
+        ),
+    ),
+    Effect(
+        "more than one head, and a trunk that learns",
+        lambda cfg, backend: cfg.heads.count > 1 and not cfg.heads.only,
+        _of(heads="trunk_gradient_scale"),
     ),
     Effect(
         "more than one head, or a value head",

@@ -80,6 +80,9 @@ def read_inputs(cfg: Config, backend: str, resumed: Path | None = None) -> Input
     if resumed is not None:
         _check_convention(resumed, cfg, tokenizer, examples, splits)
     check_rows(splits, cfg.model.vocab_size, tokenizer, "model.vocab_size")
+    rows = cfg.model.vocab_size
+    fits = cfg.decoding.draft_vocab < rows
+    cfg.decoding.require("draft_vocab", fits, f"below model.vocab_size = {rows}")
     models: dict[str, FrozenModel] = {}
     if kept and resumed is not None:
         digests = run_folder.recorded_inputs(resumed) | digests

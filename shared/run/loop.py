@@ -28,10 +28,10 @@ from shared.run.finite import read_step
 from shared.run.freed_memory import give_freed_memory_back, keep_freed_memory
 from shared.run.open_run import Run
 from shared.run.validation import (
-    VALIDATION_NLL,
     eval_metrics,
     is_reference,
     require_finite_eval,
+    validation_nll,
 )
 from shared.state.checkpoints import Progressed, best_kept
 from shared.tracking.console import Progress
@@ -159,7 +159,7 @@ class Loop:
     def evaluated(self, number: int, results: list[dict[str, Any]]) -> None:
         """Takes what `eval_step` gave for each validation batch.
 
-        `eval_nll_head_0` is what is called validation nll everywhere.
+        Early stopping follows `validation_nll` of them.
         """
         done = self.done
         metrics = eval_metrics(results, self.validation, self.cfg)
@@ -171,7 +171,7 @@ class Loop:
                 "another --reference)"
             )
         done.last_eval = metrics
-        nll = metrics.get(VALIDATION_NLL)
+        nll = validation_nll(metrics, self.cfg)
         if nll is not None:  # else it is neither better nor worse
             if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
                 done.best_nll, done.best_step, done.worse = nll, number, 0

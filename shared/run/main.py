@@ -69,7 +69,7 @@ def home_path(text: str) -> Path:
 
 
 def export_arguments(prog: str, doc: str, argv: list[str] | None) -> argparse.Namespace:
-    """`run`, `to` and `model_only` of the command `export`."""
+    """`run`, `to`, `model_only` and `made_for` of the command `export`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {prog}", description=doc.splitlines()[0]
     )
@@ -81,5 +81,12 @@ def export_arguments(prog: str, doc: str, argv: list[str] | None) -> argparse.Na
         "--model-only",
         action="store_true",
         help="leave out what a trainer needs to go on (two thirds of the size)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="made_for",
+        choices=("transformers", "vllm"),
+        default="transformers",
+        help="vllm: the heads alone, for its Medusa proposer",
     )
     return parser.parse_args(argv)

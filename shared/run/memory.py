@@ -1,8 +1,9 @@
 """What a step holds in memory, part by part: an estimate, before anything is compiled.
 
-    parameters, gradient     4 bytes a number
-    moments                  4 bytes a number each (2 in bfloat16)
-    activations              of every layer, kept for the backward pass
+    parameters               4 bytes a number
+    gradient, moments        as many of each that learns (the first moment may have 2)
+    activations              of every layer, kept for the backward pass (of a trunk
+                             that never learns, of a third of one while it runs)
     logits                   one block of rows, and a head's copies of its unembedding
     program                  Python, libraries, compiled code
 
@@ -93,7 +94,9 @@ def count_parameters(cfg: Config) -> dict[str, int]:
 
 def estimate(cfg: Config, backend: str) -> dict[str, int]:
     """Bytes by part, as the module's text lists them."""
-    cost, numbers = COSTS[backend], sum(count_parameters(cfg).values())
+    cost, counts = COSTS[backend], count_parameters(cfg)
+    numbers = sum(counts.values())
+    learning = numbers - (counts["trunk"] if cfg.heads.only else 0)
     first = {"bfloat16": 2}.get(cfg.machine.first_moment, 4)
     moments = (first, 4)[: len(moment_names(cfg.optimizer))]
     # Where two gradients are made, one is added to the other.
@@ -102,8 +105,8 @@ def estimate(cfg: Config, backend: str) -> dict[str, int]:
     half = cfg.machine.dtype != "float32"
     return {
         "parameters": (4 + 2 * (half and cost.narrow)) * numbers,
-        "gradient": 4 * numbers * gradients,
-        "moments": sum(moments) * numbers,
+        "gradient": 4 * learning * gradients,
+        "moments": sum(moments) * learning,
         "activations": _activations(cfg, cost, half),
         "logits": _logits(cfg, cost),
         "program (about)": cost.program * MIB,
@@ -118,13 +121,16 @@ def _activations(cfg: Config, cost: Costs, half: bool) -> int:
     scores = cost.eager if eager else cost.scores
     layer = cost.widths * model.width + inner * model.F
     layer += scores * model.num_attention_heads * L
-    layers = model.num_layers
+    layers = 0 if cfg.heads.only else model.num_layers
     if HEAD_TYPES[cfg.heads.type].copies_block:
         layers += cfg.heads.count - 1
     kept = layer * layers
     if cfg.machine.rematerialise:  # one layer, and what goes into each
         kept = layer + model.width * layers
-    return round(width * cfg.data.batch_size * L * kept)
+    rows = width * cfg.data.batch_size * L
+    if cfg.heads.only:  # where it lay, logits lie later
+        return round(rows * kept + max(0, rows * layer / 3 - _logits(cfg, cost)))
+    return round(rows * kept)
 
 
 def _logits(cfg: Config, cost: Costs) -> int:

@@ -32,7 +32,7 @@ from shared.signals.passes import FrozenModel, Pass
 from shared.state import run_folder
 from shared.state.checkpoints import Progressed, require_step, steps_in
 from shared.state.header import read_header
-from shared.state.model_source import keep_tokenizer
+from shared.state.model_source import keep_token_map, keep_tokenizer
 from shared.state.portable_state import check_state, is_state, read_state
 from shared.tracking import console
 
@@ -222,6 +222,7 @@ def open_run(
         clear_leftovers(run.path / "checkpoints")
         run_folder.check_inputs(run.path, run.inputs.digests)
         keep_tokenizer(run.path, run.inputs.tokenizer)
+        keep_token_map(run.path, run.cfg, run.inputs.splits["train"])
         console.setup_logging(run.path, run.cfg.verbose)
         log_inputs(run.inputs)
         log_without_effect(run.cfg, given, backend)

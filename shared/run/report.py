@@ -138,7 +138,7 @@ def summarize(
         "stopped_early": steps < num_steps,
         "eval_before": done.first_eval,
         "eval_after": done.last_eval,
-        "best_eval_nll_head_0": done.best_nll,
+        _best_name(cfg): done.best_nll,
         "best_step": done.best_step,
         "validation_unigram_entropy": unigram_entropy(
             inputs.splits["validation"], cfg.model.vocab_size
@@ -154,6 +154,11 @@ def summarize(
         },
         "backend": inputs.digests["backend"],
     } | machine
+
+
+def _best_name(cfg: Config) -> str:
+    """What `validation_nll` is the nll of."""
+    return "best_eval_nll_heads" if cfg.heads.only else f"best_{VALIDATION_NLL}"
 
 
 def _shown(number: float | None) -> str:
@@ -196,7 +201,7 @@ def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) ->
             "step %d is the best (validation nll %s), step %d the last; the model is "
             "that of step %d",
             best,
-            _shown(summary["best_eval_nll_head_0"]),
+            _shown(summary[_best_name(cfg)]),
             summary["steps"],
             exported,
         )

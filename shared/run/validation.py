@@ -39,6 +39,18 @@ def eval_metrics(
     return metrics
 
 
+def validation_nll(metrics: dict[str, float], cfg: Config) -> float | None:
+    """What early stopping follows: head 0's nll, or where it never moves the others'.
+
+    With `heads.only` it is the mean of those of heads k >= 1. None without any target.
+    """
+    if not cfg.heads.only:
+        return metrics.get(VALIDATION_NLL)
+    others = [metrics.get(f"eval_nll_head_{k}") for k in range(1, cfg.heads.count)]
+    found = [nll for nll in others if nll is not None]
+    return sum(found) / len(found) if found else None
+
+
 def is_reference(
     results: list[dict[str, Any]], batches: list[Batch], cfg: Config
 ) -> bool:

@@ -6,12 +6,19 @@ from pathlib import Path
 
 from shared.config.fields import Config
 from shared.config.layers import MODELS, load_config, preset_names
+from shared.data.tokenised import Split
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import Described, read_hf_config
 from shared.huggingface.folder import read_model
 from shared.huggingface.generation import FILE as GENERATION
 from shared.huggingface.generation import read_generation
 from shared.huggingface.hub import model_folder
+from shared.huggingface.token_map import FILE as TOKEN_MAP
+from shared.huggingface.token_map import (
+    most_frequent,
+    read_token_map,
+    write_token_map,
+)
 from shared.huggingface.tokenizer_files import write_json
 from shared.huggingface.tree import Params
 from shared.state.run_folder import check_backend, find, recorded_inputs
@@ -77,6 +84,24 @@ def keep_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     shutil.rmtree(made, ignore_errors=True)
     tokenizer.implementation.save_pretrained(str(made))
     made.rename(path / "tokenizer")
+
+
+def keep_token_map(path: Path, cfg: Config, train: Split) -> None:
+    """Writes the ids that heads draft into a run (`decoding.draft_vocab`), or none.
+
+    They are counted here once, so that checkpoints can be exported without the data.
+
+    Args:
+      train: the split whose documents are counted.
+    """
+    number = cfg.decoding.draft_vocab
+    if number == 0 or cfg.heads.count == 1:
+        (path / TOKEN_MAP).unlink(missing_ok=True)
+        return
+    documents = (document.tokens for document in train.documents)
+    ids = most_frequent(documents, number, cfg.model.vocab_size)
+    if not (path / TOKEN_MAP).exists() or read_token_map(path) != ids:
+        write_token_map(path, ids)
 
 
 def run_to_export(

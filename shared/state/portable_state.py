@@ -6,7 +6,8 @@
 
 A moment is a tree like the parameters. It has their names and layout in
 `model.safetensors`, `mtp_heads.safetensors` and `value_head.safetensors`, after its own
-name: `first/transformer.wte.weight`, `second/mtp_heads.1.weight`. `first` is AdamW's
+name: `first/transformer.wte.weight`, `second/mtp_heads.1.weight`; what never learns (a
+trunk with `heads.only`) has none. `first` is AdamW's
 and Lion's mean of gradients and SGD's momentum; `second` AdamW's mean of squares.
 """
 
@@ -27,6 +28,7 @@ from shared.huggingface.safetensors import (
     open_file,
     write_file,
 )
+from shared.huggingface.token_map import read_token_map
 from shared.huggingface.tree import Params, from_tensors, to_tensors
 from shared.signals.kept import copy_signals
 from shared.state.header import (
@@ -83,7 +85,7 @@ def write_state(
         f"{moment}/{name}": array
         for moment in names
         for name, array in to_tensors(
-            state.moments[moment], cfg.model, cfg.heads
+            state.moments[moment], cfg.model, cfg.heads, trunk=not cfg.heads.only
         ).items()
     }
     if tensors:
@@ -102,14 +104,15 @@ def write_training(
 
     Args:
       params: as of `write_model`.
-      run: whose signals come along.
+      run: whose signals and token map come along.
 
     Raises:
       ValueError: as `write_model` and `write_state`.
     """
     model, heads = state.config.model, state.config.heads
     beside = partial(write_state, state=state, signals_from=run / "signals")
-    write_model(folder, params, model, heads, tokenizer, beside=beside)
+    ids = read_token_map(run)
+    write_model(folder, params, model, heads, tokenizer, token_map=ids, beside=beside)
 
 
 def check_state(folder: Path) -> Header:
@@ -214,6 +217,7 @@ def _read_moments(path: Path, cfg: Config) -> dict[str, Params]:
             parts=("value",) if cfg.algorithm.value_head else (),
             source=f"the moment {moment!r} in {path}",
             moments=True,
+            trunk=not cfg.heads.only,
         )
         for moment in names
     }

@@ -26,12 +26,14 @@ from shared.state.header import HEADER
 
 Filled = TypeVar("Filled")
 ORIGIN = "origin.json"
-# Fields that a resumed run may change: they decide how long it runs and what it tells,
-# not what a step computes (but a linear or cosine schedule ends where the run does).
+# Fields that a resumed run may change: they decide how long it runs, what it tells and
+# what its exports say, not what a step computes (but a linear or cosine schedule ends
+# where the run does).
 FREE_ON_RESUME = {
     "output_dir",
     "run_name",
     "verbose",
+    "decoding.draft_vocab",
     "machine.device",
     "tracking.to",
     "tracking.tensorboard",

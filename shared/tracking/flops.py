@@ -48,20 +48,27 @@ def head_flops(
     """Of forward and backward pass of all heads.
 
     6 D V for each row that weighs something, 2 D V for one that is scored and then
-    dropped, and what a head k >= 1 computes before its unembedding.
+    dropped, and three times what a head k >= 1 computes before its unembedding. With
+    `heads.only` a row costs 4 D V: its unembedding, or its state, has no gradient; nor
+    has what a head reads, which spares one matrix (of a block: its attention's first).
 
     Args:
-      rows: that weigh something, of all heads together.
-      scored: those that only their score is asked of.
+      rows: that weigh something, of all heads together (with `heads.only` k >= 1).
+      scored: those that only their nll or their argmax is asked of.
     """
-    model = cfg.model
+    model, only = cfg.model, cfg.heads.only
     D, tokens = model.width, float(np.sum(lengths))
     row = HEAD_TYPES[cfg.heads.type]
-    before = 2.0 * row.numbers_before(D) * tokens
+    before = 3 * 2.0 * row.numbers_before(D) * tokens
     if row.copies_block:
-        before += trunk_flops(model, lengths) / model.num_layers
+        before += 3 * trunk_flops(model, lengths) / model.num_layers
+    if only:
+        first = (model.num_attention_heads + 2 * model.kv_heads) * model.H
+        first = first if row.copies_block else D * bool(row.numbers_before(D))
+        before -= 2.0 * D * first * tokens
     product = 2.0 * D * model.vocab_size
-    return 3 * (cfg.heads.count - 1) * before + product * (3 * rows + scored)
+    each = 2 if only else 3
+    return (cfg.heads.count - 1) * before + product * (each * rows + scored)
 
 
 def lengths_of(batch: Batch) -> np.ndarray:
@@ -77,12 +84,15 @@ def step_flops(cfg: Config, batch: Batch, rows_K: Sequence[float]) -> float:
     Args:
       rows_K: rows of each head that weighed something.
     """
-    lengths = lengths_of(batch)
-    scored = 0.0
+    lengths, targets = lengths_of(batch), float(np.sum(batch.target_BL))
+    trunk, rows, scored = trunk_flops(cfg.model, lengths), float(sum(rows_K)), 0.0
+    if cfg.heads.only:  # head 0's rows have no gradient, however often they are read
+        times = needs_nll(cfg) + (cfg.heads.target == "self")
+        scored = times * targets + float(rows_K[0])
+        return trunk + head_flops(cfg, lengths, rows - float(rows_K[0]), scored)
     if needs_nll(cfg):
-        scored = max(0.0, float(np.sum(batch.target_BL)) - float(rows_K[0]))
-    trunk = 3 * trunk_flops(cfg.model, lengths)
-    return trunk + head_flops(cfg, lengths, float(sum(rows_K)), scored)
+        scored = max(0.0, targets - float(rows_K[0]))
+    return 3 * trunk + head_flops(cfg, lengths, rows, scored)
 
 
 def peak_flops(device_kind: str, dtype: str, devices: int) -> float | None:

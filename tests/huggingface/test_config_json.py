@@ -8,6 +8,7 @@ import transformers
 
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
+from shared.head_types import HEAD_TYPES
 from shared.huggingface.config_json import OWN, make_hf_config, read_hf_config
 
 LLAMA3 = {
@@ -301,7 +302,7 @@ def test_a_reward_model_always_has_a_pad_token(tmp_path, pad_id, right):
     assert describe(tmp_path, made).kind == "reward"
 
 
-@pytest.mark.parametrize("head_type", ["linear", "residual", "block"])
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
 def test_heads(tmp_path, head_type):
     heads = HeadsConfig(count=3, type=head_type)
     made = make_hf_config(MODELS[0], heads, kind="causal", eos_id=1, pad_id=None)

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from shared.config.fields import HeadsConfig
+from shared.head_types import HEAD_TYPES as ROWS
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import from_tensors, read_model, to_tensors, write_model
 from shared.huggingface.names import file_of
@@ -25,7 +26,7 @@ from tests.trees import (
 )
 
 tokenizer, no_bars = trees.tokenizer, trees.no_bars
-HEAD_TYPES = ["linear", "residual", "block"]
+HEAD_TYPES = list(ROWS)
 
 
 @pytest.mark.parametrize("head_type", HEAD_TYPES)
@@ -62,6 +63,10 @@ def test_heads_have_the_layout_of_torch(tmp_path, tokenizer, shape):
     assert len(tensors) == 4
     assert np.array_equal(tensors["mtp_heads.1.inner.weight"].T, tree["inner"][0])
     assert np.array_equal(tensors["mtp_heads.2.outer.weight"].T, tree["outer"][1])
+    tensors, tree = found["medusa"]
+    assert len(tensors) == 4
+    assert np.array_equal(tensors["mtp_heads.1.outer.weight"].T, tree["kernel"][0])
+    assert np.array_equal(tensors["mtp_heads.2.outer.bias"], tree["bias"][1])
     tensors, tree = found["block"]
     stock = open_stock(tmp_path / "block")
     base = stock.base_model

@@ -125,7 +125,7 @@ DAMAGES = {
     ),
     "type": (
         tell(n_future_tokens=3, head_type="tree"),
-        "a head_type of linear, residual, block; got .*tree",
+        "a head_type of linear, residual, medusa, block; got .*tree",
     ),
     "nothing": (tell(), "must have n_future_tokens >= 2 .* got {}"),
 }

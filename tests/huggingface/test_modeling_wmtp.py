@@ -84,6 +84,9 @@ def expected(folder, head_type, tokens_BL, mask_BL, positions_BL) -> torch.Tenso
         if head_type == "residual":
             gate = after @ own["inner.weight"].T
             state = after + (gate * torch.sigmoid(gate)) @ own["outer.weight"].T
+        elif head_type == "medusa":
+            gate = after @ own["outer.weight"].T + own["outer.bias"]
+            state = after + gate * torch.sigmoid(gate)
         else:
             block, norm_k = copy.deepcopy(last_layer(model)), copy.deepcopy(norm)
             for part, name in ((block, "block."), (norm_k, "norm.")):

@@ -199,7 +199,7 @@ def test_a_list_of_strings_may_hold_what_looks_like_an_option(text):
         ),
         (
             ["--head_type", "x"],
-            "--head-type must be one of linear, residual, block, got 'x'",
+            "--head-type must be one of linear, residual, medusa, block, got 'x'",
         ),
         (["--heads", "two"], "--heads must be a whole number, got 'two'"),
         (["--seed", "1.5"], "--seed must be a whole number, got '1.5'"),

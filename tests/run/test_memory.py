@@ -17,6 +17,8 @@ SHAPES = {
     "blocks": "--head-type block --heads 3",
     "rematerialised, deep": "--machine.rematerialise --model.num-layers 12",
     "gated": "--model.family llama --model.activation silu",
+    "heads only": "--heads.only --head-type medusa --model.num-layers 8",
+    "blocks only": "--heads.only --head-type block --model.num-layers 8 --heads 3",
     "many tokens": "--model.vocab-size 8192 --optimizer.name sgd",
 }
 

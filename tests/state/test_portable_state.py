@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from shared.config.fields import HeadsConfig
 from shared.config.layers import dump_config, load_config
+from shared.head_types import HEAD_TYPES
 from shared.huggingface.folder import files_digest, read_model, write_model
 from shared.huggingface.safetensors import write_file
 from shared.run.loop import Progressed
@@ -54,7 +55,7 @@ made, folder = states.made, states.folder
 
 
 @pytest.mark.parametrize("value", [False, True])
-@pytest.mark.parametrize("head_type", ["linear", "residual", "block"])
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
 @pytest.mark.parametrize("shape", trees.SHAPES)
 def test_round_trip_is_exact(tmp_path, tokenizer, shape, head_type, value):
     cfg = config(shape, HeadsConfig(count=3, type=head_type), value=value)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shared.config.fields import HeadsConfig, ModelConfig, WeightingConfig
+from shared.head_types import HEAD_TYPES
 from shared.tracking import flops
 from tests.small import micro_batches, small_batch, small_config
 from wmtp_jax import loss
@@ -25,7 +26,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("family", WIDE)
-@pytest.mark.parametrize("head_type", ["linear", "residual", "block"])
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
 def test_flops_are_what_xla_counts(family, head_type):
     """Forward pass of trunk and heads, one document a row; XLA counts the rest, too."""
     cfg = small_config(heads=3, head_type=head_type)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from shared.config.fields import Config, DataConfig, HeadsConfig, ModelConfig
+from shared.head_types import HEAD_TYPES
 from wmtp_jax import heads, model, unembed
 
 CFG = ModelConfig(
     num_layers=2, width=16, num_attention_heads=2, max_positions=32, vocab_size=31
 )
-HEAD_TYPES = ("linear", "residual", "block")
 
 
 @cache
@@ -102,12 +102,12 @@ def test_head_0_is_the_base_model_untouched(head_type, tied):
     np.testing.assert_array_equal(nll_BLK[:, :, 0], base_BLK[:, :, 0])
 
 
-@pytest.mark.parametrize("head_type", ["residual", "block"])
+@pytest.mark.parametrize("head_type", ["residual", "medusa", "block"])
 def test_heads_that_start_as_a_copy_do(head_type):
     params, config = start(head_type)
     outputs = run(params, random_tokens(1, 6), [[1] * 6])
     states_KBLD = head_states(params, outputs, config)
-    if head_type == "residual":
+    if head_type != "block":
         np.testing.assert_array_equal(states_KBLD[1], outputs.hidden_BLD)
     else:
         last = jax.tree.map(lambda x: x[-1], params["trunk"]["blocks"])
@@ -150,6 +150,27 @@ def test_every_head_gets_a_gradient_and_scales_the_trunks(head_type):
     assert half == pytest.approx(0.25 * full, rel=1e-4)
     assert none == 0
     assert norms(0.0, 0)["trunk"] == norms(1.0, 0)["trunk"] > 0
+
+
+def test_a_medusa_head_of_zeros_learns():
+    """silu'(0) = 1/2: half of what reaches its state reaches bias and matrix."""
+    params, config = start("medusa")
+    outputs = run(params, random_tokens(2, 8), np.ones((2, 8)))
+    d_KBLD = np.random.default_rng(2).normal(size=(3, *outputs.hidden_BLD.shape))
+
+    @jax.jit
+    @jax.grad
+    def gradient(of_heads):
+        states_KBLD = head_states({**params, "heads": of_heads}, outputs, config)
+        return jnp.sum(states_KBLD * d_KBLD)
+
+    found = gradient(params["heads"])
+    for k in (1, 2):
+        half_RD = 0.5 * d_KBLD[k].reshape(16, -1)
+        h_RD = np.asarray(outputs.hidden_BLD, np.float64).reshape(16, -1)
+        np.testing.assert_allclose(found["bias"][k - 1], half_RD.sum(0), rtol=1e-4)
+        right = h_RD.T @ half_RD
+        np.testing.assert_allclose(found["kernel"][k - 1], right, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_needs_a_key_and_depends_on_it():

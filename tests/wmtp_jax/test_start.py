@@ -78,6 +78,7 @@ def test_prepare_writes_the_layout_of_the_original_test_model(prepared):
     [
         pytest.param("linear", marks=pytest.mark.slow),
         pytest.param("residual", marks=pytest.mark.slow),
+        pytest.param("medusa", marks=pytest.mark.slow),
         "block",
     ],
 )

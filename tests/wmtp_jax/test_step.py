@@ -12,6 +12,7 @@ import pytest
 from shared import algorithms
 from shared.algorithms import step_metrics
 from shared.config.fields import HeadsConfig, ModelConfig, OptimizerConfig, TrainConfig
+from shared.head_types import HEAD_TYPES
 from tests.small import (
     micro_batches,
     plain_nll_heads,
@@ -75,7 +76,7 @@ def loss_of(params, batch, cfg):
     return float(sums.loss_sum / sums.weight)
 
 
-@pytest.mark.parametrize("head_type", ["linear", "residual", "block"])
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
 def test_every_head_learns_its_own_target_and_no_other(head_type):
     L, K = 24, 3
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ many heads there are and of which type; mtp_heads.safetensors holds their weight
 
     linear    its own V x D matrix
     residual  h + outer(silu(inner(h))), then the base's output matrix
+    medusa    h + silu(outer(h)), outer with a bias, then the base's output matrix
     block     a layer like the trunk's last, a norm, then the base's output matrix
 
 Axes: B rows, L positions, K heads, V vocabulary, D width. Needs transformers >= 5.0.
@@ -67,6 +68,17 @@ class ResidualHead(nn.Module):
         return state_BLD + self.outer(functional.silu(self.inner(state_BLD)))
 
 
+class MedusaHead(nn.Module):
+    """h + silu(outer(h)), of the state h after the final norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, state_BLD: Tensor) -> Tensor:
+        return state_BLD + functional.silu(self.outer(state_BLD))
+
+
 class BlockHead(nn.Module):
     """norm(block(x)), of the state x before the final norm."""
 
@@ -100,6 +112,7 @@ HEAD_TYPES = {
         own_unembedding=True,
     ),
     "residual": HeadType(lambda config, layer, norm: ResidualHead(config.hidden_size)),
+    "medusa": HeadType(lambda config, layer, norm: MedusaHead(config.hidden_size)),
     "block": HeadType(
         lambda config, layer, norm: BlockHead(layer, norm, config), before_norm=True
     ),

@@ -4,6 +4,7 @@ with serving(make_engine) as here:
     status, answer = here.post("/v1/completions", {"prompt": "a"})
 """
 
+import asyncio
 import http.client
 import json
 import socket
@@ -28,6 +29,7 @@ class Here:
 
     port: int
     thread: EngineThread
+    server: Server
     model: str = "small"
 
     def connection(self, timeout=60):
@@ -77,9 +79,21 @@ class Here:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in JSON.items())
         head += f"Content-Length: {len(text)}\r\n\r\n"
-        client = socket.create_connection(("127.0.0.1", self.port), 60)
+        client = self.connect()
         client.sendall(head.encode() + text)
         return client
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), 60)
+
+    def stop(self):
+        """As a signal has it."""
+        self.server.should_exit = True
+
+    def tasks(self):
+        """How many run in the server's loop."""
+        found = asyncio.run_coroutine_threadsafe(_count_tasks(), self.thread._loop)
+        return found.result(20)
 
     def held(self):
         """Samples that run or wait."""
@@ -87,6 +101,10 @@ class Here:
 
     def wait_idle(self, seconds=20.0):
         eventually(lambda: self.held() == 0, seconds)
+
+
+async def _count_tasks():
+    return len(asyncio.all_tasks())
 
 
 def eventually(holds, seconds=20.0):
@@ -116,7 +134,7 @@ def serving(make_engine, queue=8, rows=4, tokenizer=None, most_bytes=10_000):
         runs.start()
         assert ready.wait(20)
         try:
-            yield Here(port, thread)
+            yield Here(port, thread, server)
         finally:
             server.should_exit = True
             runs.join(20)

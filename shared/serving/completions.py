@@ -42,29 +42,31 @@ def read(fields: Fields, served: Served) -> Asked:
     max_tokens = fields.whole("max_tokens", 16, 0)
     prompts = [_tokens(prompt, served) for prompt in given]
     require_fits(prompts, max_tokens, "prompt", served)
-    told = "logprobs" in fields.given
-    logprobs = fields.whole("logprobs", 0, 0, MOST_TOP) if told else None
     echo = fields.truth("echo")
+    stream, usage = streaming_of(fields)
+    request = _request(fields, max_tokens, n, echo)
+    return Asked(
+        requests=tuple(replace(request, prompt=prompt) for prompt in prompts),
+        stream=stream,
+        usage=usage,
+        echo=tuple(_text(prompt, served) for prompt in given) if echo else (),
+    )
+
+
+def _request(fields: Fields, max_tokens: int, n: int, echo: bool) -> Request:
+    """What is asked of every prompt."""
+    told = "logprobs" in fields.given
     sampling = sampling_of(fields, max_tokens)
     if echo and told and max_tokens == 1:
         # lm-evaluation-harness reads all log-probabilities but the last, which it takes
         # to be of the one token drawn. An end of text must be there like any other.
         sampling = replace(sampling, ignore_eos=True)
-    stream, usage = streaming_of(fields)
-    return Asked(
-        requests=tuple(
-            Request(
-                prompt=prompt,
-                samples=n,
-                sampling=sampling,
-                logprobs=logprobs,
-                echo=echo and told,
-            )
-            for prompt in prompts
-        ),
-        stream=stream,
-        usage=usage,
-        echo=tuple(_text(prompt, served) for prompt in given) if echo else (),
+    return Request(
+        prompt=(),
+        samples=n,
+        sampling=sampling,
+        logprobs=fields.whole("logprobs", 0, 0, MOST_TOP) if told else None,
+        echo=echo and told,
     )
 
 

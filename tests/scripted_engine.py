@@ -1,7 +1,7 @@
-"""An engine without a model: it says each prompt backwards, a byte at a step.
+"""An engine without a model: it says each prompt backwards, a token at a step.
 
 Sample `i` begins with the digit `i`. Prompts may hold a script: `REFUSE` is not taken,
-`BOOM` makes the step fail that says its first byte, `~` makes no end of the sample.
+`BOOM` makes the step fail that would answer it, `~` makes no end of the sample.
 """
 
 import time
@@ -11,7 +11,6 @@ from shared.data.tokenizer import load_tokenizer
 from shared.decoding.requests import Piece
 
 TOKENIZER = load_tokenizer("bytes")
-FIRST = 3  # token of byte 0
 
 
 def reply(prompt: str, sample: int = 0) -> str:
@@ -83,24 +82,27 @@ class ScriptedEngine:
         return pieces
 
     def advance(self, row):
-        """One more byte; half a character is held back."""
+        """One more token; half a character is held back."""
         request, sampling = row.request, row.request.sampling
         if "BOOM" in self.tokenizer.decode(request.prompt):
             raise RuntimeError("out of memory\nat length")
-        made = min(len(row.text.encode()) + 1, len(row.said), sampling.max_tokens)
-        while True:  # to the end of a character
-            text = self.tokenizer.decode(row.said[:made])
-            at_end = made in (len(row.said), sampling.max_tokens)
-            if at_end or len(text.encode()) == made:
-                break
+        last = min(len(row.said), sampling.max_tokens)
+        made = min(row.told + 1, last)
+        while made < last and not self.whole(row.said[:made]):
             made += 1
-        finish = "stop" if made == len(row.said) else ""
-        finish = finish or ("length" if made == sampling.max_tokens else "")
+        text = self.tokenizer.decode(row.said[:made])
+        finish = "stop" if made == len(row.said) else "length" if made == last else ""
         for stop in sampling.stop:
             if stop in text:
                 text, finish = text[: text.index(stop)], "stop"
-        made = min(made, len(text.encode())) if finish == "stop" else made
+                made -= 1
         return self.piece(row, text, made, finish)
+
+    def whole(self, said):
+        """Whether tokens end with a character."""
+        text = self.tokenizer.decode(said)
+        bytewise = self.tokenizer is TOKENIZER
+        return len(text.encode()) == len(said) if bytewise else text[-1:] != "\ufffd"
 
     def piece(self, row, text, made, finish):
         tokens = tuple(row.said[row.told : made])

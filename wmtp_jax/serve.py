@@ -77,7 +77,6 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(asked: argparse.Namespace, bound: socket.socket) -> None:
     """Loads the model and answers requests until SIGINT or SIGTERM."""
     from shared.config.fields import MachineConfig
-    from shared.serving.asked import Served
     from shared.serving.engine_thread import EngineThread
     from wmtp_jax.engine import Engine
     from wmtp_jax.http_server import run
@@ -89,16 +88,21 @@ def serve(asked: argparse.Namespace, bound: socket.socket) -> None:
         lambda: Engine(model, rows=asked.rows, drafter=asked.drafter),
         asked.rows + asked.queue,
     )
-    first: Any = thread.engine
-    served = Served(
-        names=names_of(asked),
-        tokenizer=first.tokenizer,
-        max_length=first.max_length,
-        most_samples=thread.capacity,
-    )
+    served = served_of(asked, thread)
     app = make_app(served, thread, asked.host, asked.max_body)
-    run(
-        app, thread, bound, lambda: console.say(f"{served.names[0]} at {url_of(bound)}")
+    line = f"{served.names[0]} is served at {url_of(bound)}"
+    run(app, thread, bound, lambda: console.say(line))
+
+
+def served_of(asked: argparse.Namespace, thread: Any) -> Any:
+    """What requests are read by; it does not keep the engine, which may be renewed."""
+    from shared.serving.asked import Served
+
+    return Served(
+        names=names_of(asked),
+        tokenizer=thread.engine.tokenizer,
+        max_length=thread.engine.max_length,
+        most_samples=thread.capacity,
     )
 
 

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from shared.decoding.requests import Piece, Request
-from shared.messages import named_line
+from shared.messages import first_line, named_line
 from shared.serving.refusals import Refused
 from shared.tracking.console import LOGGER
 
@@ -160,6 +160,14 @@ class EngineThread:
     # What follows runs in the thread.
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # a mistake here: nobody is to wait for nothing
+            self.failed = error
+        if self.failed:
+            self._tell(self._fail)
+
+    def _work(self) -> None:
         for command in self._waiting_commands():
             try:
                 if command is not None:
@@ -191,7 +199,7 @@ class EngineThread:
                 number = self.engine.submit(request)
             except Exception as error:
                 bad = isinstance(error, ValueError)
-                self._refuse(job, Refused(str(error)) if bad else _broken(error))
+                self._refuse(job, Refused(first_line(error)) if bad else _broken(error))
                 return
             self._running[number] = job
             job.numbers[number] = [i, request.samples]
@@ -226,8 +234,7 @@ class EngineThread:
                 continue
             running = job.numbers[piece.request]
             if piece.finish == "cancelled":  # by nobody here
-                self._refuse(job, _unavailable())
-                continue
+                raise RuntimeError("the engine has given up a request")
             handed.append((job, (running[0], piece)))
             running[1] -= piece.finish != ""
             if not running[1]:
@@ -250,7 +257,6 @@ class EngineThread:
             self.engine = self.make_engine()
         except Exception as again:
             self.failed = again
-            self._tell(self._fail)
 
     def _fail(self) -> None:
         for job in self._jobs:

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,45 @@ def test_an_engine_that_cannot_be_made_again(capfd):
         eventually(lambda: here.thread.failed is not None)
         assert str(here.thread.failed) == "no memory"
         here.thread.join()  # and the server shuts down by itself
+
+
+class Wrong(ScriptedEngine):
+    """An engine that breaks its word, by what its first prompt says."""
+
+    @property
+    def busy(self):
+        rows = [*self.waiting, *self.running]
+        if rows and "DIE" in self.tokenizer.decode(rows[0].request.prompt):
+            raise KeyError("busy")
+        return bool(rows)
+
+    def step(self):
+        pieces = super().step()
+        texts = [self.tokenizer.decode(row.request.prompt) for row in self.running]
+        return [
+            replace(p, finish="cancelled") if texts == ["DROP"] else p for p in pieces
+        ]
+
+    def submit(self, request):
+        if "LOSE" in self.tokenizer.decode(request.prompt):
+            raise KeyError("submit")
+        return super().submit(request)
+
+
+def test_an_engine_that_breaks_its_word(capfd):
+    with serving(Wrong) as here:
+        status, error = here.refused(COMPLETIONS, prompt=["a", "LOSE"])
+        assert (status, error["message"]) == (
+            500,
+            "decoding failed: KeyError: 'submit'",
+        )
+        status, error = here.refused(COMPLETIONS, prompt="DROP")
+        assert status == 500 and "has given up a request" in error["message"]
+        here.wait_idle()
+        assert answers(here, prompt="a") == reply("a")
+        assert here.refused(COMPLETIONS, prompt="DIE")[0] == 503
+        here.thread.join()
+        assert isinstance(here.thread.failed, KeyError)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.decoding.requests import Piece
 from shared.serving import chat, completions
 from shared.serving.answers import Answer, Form, event, json_bytes
 from shared.serving.asked import Asked, Served, require_model
@@ -127,7 +128,7 @@ class Endpoint:
             if asked.stream:
                 await stream(answer, job, send)
                 return
-            gained = [answer.gained(*event) async for event in job]
+            gained = [answer.gained(*of) async for pieces in job for of in pieces]
         await answer_json(answer.complete(gained))(scope, receive, send)
 
 
@@ -139,13 +140,16 @@ async def stream(answer: Answer, job: Job, send: Send) -> None:
             part = {"type": "http.response.body", "body": body, "more_body": more}
             await send(part)
 
+    def told(pieces: list[tuple[int, Piece]]) -> bytes:
+        return b"".join(answer.chunk(answer.gained(*piece)) for piece in pieces)
+
     first = await anext(job)
     headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     try:
-        await sent(answer.chunk(answer.gained(*first)))
-        async for piece in job:
-            await sent(answer.chunk(answer.gained(*piece)))
+        await sent(told(first))
+        async for pieces in job:
+            await sent(told(pieces))
         ending = answer.ending()
     except Refused as error:
         ending = event(error.body())

@@ -1,8 +1,9 @@
 """One thread that runs the engine; coroutines ask it and wait for pieces.
 
     async with thread.asking(requests) as job:
-        async for prompt, piece in job:
-            ...
+        async for pieces in job:
+            for prompt, piece in pieces:
+                ...
 
 What is asked at one moment is submitted before the next step, and so shares batches.
 Leaving the block, however it is left, frees the rows of what still runs.
@@ -68,14 +69,23 @@ class Job:
     def __aiter__(self) -> "Job":
         return self
 
-    async def __anext__(self) -> tuple[int, Piece]:
+    async def __anext__(self) -> list[tuple[int, Piece]]:
+        """All pieces that are there, at least one, each with the number of its request.
+
+        So a client that reads slowly gets them in one go.
+        """
         if self.finished == self.samples:
             raise StopAsyncIteration
-        event = await self.events.get()
-        if isinstance(event, Refused):
-            raise event
-        self.finished += event[1].finish != ""
-        return event
+        events = [await self.events.get()]
+        while not self.events.empty():
+            events.append(self.events.get_nowait())
+        pieces = []
+        for event in events:
+            if isinstance(event, Refused):
+                raise event
+            self.finished += event[1].finish != ""
+            pieces.append(event)
+        return pieces
 
 
 class EngineThread:

@@ -7,7 +7,7 @@ What bodies and answers mean is `shared/serving`; the engine runs in a thread of
 import asyncio
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -71,20 +71,20 @@ def make_app(
     )
 
 
-def answer_json(value: dict[str, Any], status: int = 200, **headers: str) -> Response:
+def answer_json(
+    value: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     """A response of JSON."""
-    named = {name.replace("_", "-"): of for name, of in headers.items()}
-    return Response(json_bytes(value), status, named, "application/json")
-
-
-async def _refused(_: Request, error: Any) -> Response:
-    return refusal(error)
+    return Response(json_bytes(value), status, headers, "application/json")
 
 
 def refusal(error: Refused) -> Response:
     """The response that a refusal is."""
-    body = json_bytes(error.body())
-    return Response(body, error.status, error.headers, "application/json")
+    return answer_json(error.body(), error.status, error.headers)
+
+
+async def _refused(_: Request, error: Any) -> Response:
+    return refusal(error)
 
 
 async def _http_refused(request: Request, error: Any) -> Response:
@@ -215,7 +215,7 @@ class About:
 
     served: Served
     thread: EngineThread
-    since: int = int(time.time())
+    since: int = field(default_factory=lambda: int(time.time()))
 
     def _described(self) -> dict[str, Any]:
         return {

@@ -8,13 +8,18 @@ it reads: the log-probabilities it finds must be those of the tokens it asked ab
 
 import pytest
 
+from shared.config.fields import MachineConfig
 from shared.data.tokenizer import load_tokenizer
+from tests import served_model
 from tests.scripted_engine import TOKENIZER, ScriptedEngine, logprob, reply
 from tests.served import COMPLETIONS, serving
+from wmtp_jax.engine import Engine
+from wmtp_jax.loaded import load
 
 lm_eval = pytest.importorskip("lm_eval")
 CONTEXTS = ("abc", "naïve", "x = 1\ny =")  # it moves a space at their end
 CONTINUATIONS = (" de", " é€", " 2")
+MANY = {"num_concurrent": 3, "batch_size": 2}
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +29,24 @@ def folder(tmp_path_factory):
     return str(made)
 
 
-@pytest.fixture(params=["one by one", "batches at once"])
-def harness(request, folder):
+def harness_of(here, tokenizer, **options):
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    many = {"num_concurrent": 3, "batch_size": 2}
+    return LocalCompletionsAPI(
+        base_url=f"http://127.0.0.1:{here.port}{COMPLETIONS}",
+        model=here.model,
+        tokenizer=tokenizer,
+        tokenizer_backend="huggingface",
+        max_retries=1,
+        **options,
+    )
+
+
+@pytest.fixture(params=["one by one", "batches at once"])
+def harness(request, folder):
+    many = MANY if request.param == "batches at once" else {}
     with serving(ScriptedEngine) as here:
-        yield LocalCompletionsAPI(
-            base_url=f"http://127.0.0.1:{here.port}{COMPLETIONS}",
-            model=here.model,
-            tokenizer=folder,
-            tokenizer_backend="huggingface",
-            max_length=100,
-            max_retries=1,
-            **(many if request.param == "batches at once" else {}),
-        )
+        yield harness_of(here, folder, max_length=100, **many)
 
 
 def instances(kind, arguments):
@@ -70,3 +78,42 @@ def test_what_is_generated(harness):
     asked = [(text, {"until": ["b"], "max_gen_toks": 20}) for text in CONTEXTS]
     found = harness.generate_until(instances("generate_until", asked))
     assert found == [reply(text).split("b")[0] for text in CONTEXTS]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return served_model.folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def asked_model(model):
+    loaded = load(model, MachineConfig())
+    with serving(lambda: Engine(loaded, rows=4), queue=64) as here:
+        yield harness_of(here, model, max_length=served_model.LONGEST, **MANY)
+
+
+def test_a_model_as_transformers_has_it(asked_model, model):
+    """Continuations that it would say itself are told as greedy, and only those."""
+    tokenizer = load_tokenizer(model)
+    contexts = [tokenizer.spell(text) for text in (*CONTEXTS, "def f(x):")]
+    pairs = []
+    for i, ids in enumerate(contexts):
+        said = served_model.greedy(ids, 3)
+        pairs += [(("", ""), ids, said), (("", ""), ids, [*said[:-1], 40 + i])]
+    found = asked_model._loglikelihood_tokens(pairs)
+    for i, ((_, ids, after), (value, greedy)) in enumerate(
+        zip(pairs, found, strict=True)
+    ):
+        right = served_model.logprobs(ids + after)[len(ids) - 1 : -1]
+        assert value == pytest.approx(sum(right[range(len(after)), after]), abs=1e-3)
+        assert greedy == (i % 2 == 0)
+
+
+def test_a_model_says_what_transformers_says(asked_model, model):
+    tokenizer = load_tokenizer(model)
+    asked = [(text, {"until": ["\n\n"], "max_gen_toks": 12}) for text in CONTEXTS]
+    found = asked_model.generate_until(instances("generate_until", asked))
+    for text, said in zip(CONTEXTS, found, strict=True):
+        ids = served_model.greedy(tokenizer.spell(text), 12)
+        ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_id]
+        assert said == tokenizer.decode(ids[: min([*ends, 12])]).split("\n\n")[0]

@@ -132,13 +132,18 @@ def _require_cudnn(cfg: Config, platform: str) -> None:
 
 
 def keep_compiled(cfg: Config) -> None:
-    """Lets the next start find this one's compiled programs, if the config says so.
+    """Lets the next start find this one's compiled programs, if the config says so."""
+    if cfg.machine.compilation_cache:
+        keep_programs(Path(cfg.output_dir) / "compiled")
+
+
+def keep_programs(folder: Path) -> None:
+    """Keeps compiled programs in a folder, and finds them there.
 
     A folder that JAX was told of by its own environment variable goes before ours.
     """
-    if cfg.machine.compilation_cache and not jax.config.jax_compilation_cache_dir:
-        folder = Path(cfg.output_dir).resolve() / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
         # Also of what compiles in less than JAX's second: together it is three.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

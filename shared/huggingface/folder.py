@@ -101,6 +101,17 @@ def read_reward_model(folder: Path, cfg: ModelConfig) -> Params:
     return from_tensors(tensors, cfg, heads, parts=parts, source=str(folder))
 
 
+def open_stored(
+    folder: Path, cfg: ModelConfig
+) -> tuple[StoredTensors, HeadsConfig, Collection[str]]:
+    """The tensors of a causal model's folder, its heads, and the other parts it holds.
+
+    Raises:
+      ValueError: as `read_model`, of which this is the beginning.
+    """
+    return _open(folder, cfg, "causal")
+
+
 def _open(
     folder: Path, cfg: ModelConfig, kind: str
 ) -> tuple[StoredTensors, HeadsConfig, Collection[str]]:

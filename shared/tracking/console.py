@@ -35,10 +35,10 @@ def on_terminal() -> bool:
     return CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and sys.stdout.isatty()
 
 
-def say(text: str, to: TextIO | None = None) -> None:
+def say(text: str, to: TextIO | None = None, end: str = "\n") -> None:
     """Prints on stdout; nobody reading it any more (`| head`) costs no run."""
     try:
-        print(text, file=to, flush=True)
+        print(text, file=to, end=end, flush=True)
     except OSError:
         flush()
 

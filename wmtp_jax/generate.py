@@ -1,0 +1,214 @@
+"""Writes text with a model, drafting tokens where that pays.
+
+    python -m wmtp_jax.generate --model RUN_OR_FOLDER --prompt "def add(a, b):"
+    python -m wmtp_jax.generate --model FOLDER --prompts FILE.jsonl --to OUT.jsonl
+
+A line of FILE.jsonl has `prompt`, or `messages` with --chat; its other keys are kept.
+A line of the output has them too, and `completions`, a list of `text`, `finish` and
+`tokens` (and `logprobs` with --logprobs).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from shared.config.fields import MachineConfig
+from shared.decoding.requests import Piece, Request, Sampling
+from shared.files import write_text
+from shared.run.main import exit_code, home_path
+from shared.tracking import console
+from shared.tracking.console import Progress
+from wmtp_jax import NAME
+
+DRAFTERS = ("auto", "none", "ngram", "heads", "both")
+HELP = {
+    "max_tokens": "tokens of a sample at most",
+    "temperature": "0 is greedy",
+    "top_k": "only so many of the most probable tokens; 0 keeps all",
+    "top_p": "the fewest tokens that have this share together",
+    "min_p": "only tokens with this share of the most probable one's",
+    "seed": "of the noise that tokens are drawn with",
+}
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON lines file.
+
+    Raises:
+      ValueError: naming the first line that is no object, or if there is none.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8"
+        raise ValueError(
+            f"--prompts must be a text file, got {path}: {reason}"
+        ) from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path} must hold JSON lines, got {error} in line "
+                             f"{number}") from None  # fmt: skip
+        if not isinstance(row, dict):
+            raise ValueError(f"{path} must hold objects, got {line[:40]!r} in line "
+                             f"{number}")  # fmt: skip
+        found.append(row)
+    if not found:
+        raise ValueError(f"{path} must hold at least one prompt, got none")
+    return found
+
+
+def prompt_ids(
+    tokenizer: Any, row: dict[str, Any], chat: bool, where: str
+) -> list[int]:
+    """Tokens of one row's prompt; with `chat` laid out by the tokenizer's template."""
+    if chat:
+        from shared.data.chat import spell_prompt
+
+        messages = row.get("messages")
+        if messages is None and isinstance(row.get("prompt"), str):
+            messages = [{"role": "user", "content": row["prompt"]}]
+        if not isinstance(messages, list):
+            raise ValueError(f"{where} must have prompt or messages, got {sorted(row)}")
+        return spell_prompt(tokenizer, messages)
+    if not isinstance(row.get("prompt"), str):
+        raise ValueError(f"{where} must have a text `prompt`, got {sorted(row)}")
+    ids = tokenizer.encode(row["prompt"])
+    return ids or [tokenizer.eos_id]  # nothing else begins a text
+
+
+def answers(engine: Any, requests: list[Request], stream: bool) -> Iterator[list[dict]]:
+    """The completions of each request, in order, as soon as all before it are whole."""
+    numbers = {engine.submit(request): i for i, request in enumerate(requests)}
+    found = [[_empty(request) for _ in range(request.samples)] for request in requests]
+    left, told = [request.samples for request in requests], 0
+    while told < len(requests):
+        for piece in engine.step():
+            number = numbers[piece.request]
+            _add(found[number][piece.sample], piece)
+            if stream and piece.text:
+                console.say(piece.text, end="")
+            left[number] -= bool(piece.finish)
+        while told < len(requests) and left[told] == 0:
+            yield found[told]
+            told += 1
+
+
+def _empty(request: Request) -> dict[str, Any]:
+    made: dict[str, Any] = {"text": "", "finish": "", "tokens": []}
+    return made | ({"logprobs": []} if request.logprobs is not None else {})
+
+
+def _add(completion: dict[str, Any], piece: Piece) -> None:
+    completion["text"] += piece.text
+    completion["tokens"] += piece.tokens
+    completion["finish"] = piece.finish
+    if "logprobs" in completion:
+        completion["logprobs"] += piece.logprobs
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Loads the model, decodes every prompt, writes what was asked for."""
+    sampling = Sampling(**{f.name: getattr(asked, f.name) for f in fields(Sampling)})
+    rows = [{"prompt": text} for text in asked.prompt]
+    if asked.prompts:
+        rows += read_prompts(asked.prompts)
+    if asked.to and asked.to.exists():
+        raise ValueError(f"--to must be a new file, got {asked.to}")
+    from wmtp_jax.engine import Engine
+    from wmtp_jax.loaded import load
+    from wmtp_jax.sharding import keep_programs
+
+    machine = MachineConfig(dtype=asked.dtype)
+    keep_programs(asked.compiled)
+    model = load(asked.model, machine, heads=asked.drafter not in ("none", "ngram"))
+    engine = Engine(model, rows=asked.rows, drafter=asked.drafter)
+    requests = []
+    for number, row in enumerate(rows, 1):
+        ids = prompt_ids(model.tokenizer, row, asked.chat, f"prompt {number}")
+        logprobs = 0 if asked.logprobs else None
+        requests.append(
+            Request(
+                prompt=tuple(ids), samples=asked.n, sampling=sampling, logprobs=logprobs
+            )
+        )
+    single = len(requests) == 1 and asked.n == 1 and not asked.to
+    stream = asked.stream and single
+    lines = []
+    shown = Progress(len(requests), "prompts") if asked.to else nullcontext()
+    with shown as progress:
+        for row, completions in zip(
+            rows, answers(engine, requests, stream), strict=True
+        ):
+            lines.append(row | {"completions": completions})
+            if progress is not None:
+                progress.update(len(lines))
+    if asked.to:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text(asked.to, text)
+    elif single:
+        console.say("" if stream else lines[0]["completions"][0]["text"])
+    else:
+        for line in lines:
+            console.say(json.dumps(line, ensure_ascii=False))
+    if asked.report:
+        console.say(json.dumps(engine.acceptance.summary()), sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {NAME}.generate", description=(__doc__ or "").splitlines()[0]
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="run, RUN/checkpoints/STEP, folder or hub name")
+    add("--prompt", action="append", default=[], help="a text; may be given often")
+    add("--prompts", type=home_path, help="JSON lines with `prompt` or `messages`")
+    add("--to", type=home_path, help="file to write; must be new")
+    add("--chat", action="store_true", help="lay prompts out by the chat template")
+    add("--stream", action="store_true", help="show one prompt's text as it comes")
+    defaults = Sampling()
+    for name, help_text in HELP.items():
+        value = getattr(defaults, name)
+        flag = f"--{name.replace('_', '-')}"
+        add(flag, type=type(value), default=value, help=f"{help_text} ({value})")
+    add("--stop", action="append", default=[], help="text before which a sample ends")
+    add("--ignore-eos", action="store_true", help="go on after ends of text")
+    add("--n", type=int, default=1, help="samples of each prompt (1)")
+    add("--logprobs", action="store_true", help="tell each token's log-probability")
+    add("--drafter", choices=DRAFTERS, default="auto", help="who drafts tokens (auto)")
+    add("--rows", type=int, default=8, help="texts that are written at once (8)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--compiled", type=home_path, default=Path("runs/compiled"),
+        help="folder of compiled programs (runs/compiled)")  # fmt: skip
+    add("--report", action="store_true", help="tell how many drafts were kept")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, or 2 for bad input."""
+    with exit_code([]) as outcome:
+        asked = _parser().parse_args(argv)
+        asked.stop = tuple(asked.stop)
+        if not asked.prompt and not asked.prompts:
+            raise ValueError("--prompt or --prompts must be given, got neither")
+        for name in ("n", "rows"):
+            if getattr(asked, name) < 1:
+                raise ValueError(f"--{name} must be >= 1, got {getattr(asked, name)}")
+        from wmtp_jax.sharding import jax_told
+
+        with jax_told():
+            run(asked)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The jitted programs of decoding; each compiles once per number of rows and places."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from wmtp_jax import decoder, draft_heads
+from wmtp_jax.decoder import Cache, Params
+from wmtp_jax.loaded import Loaded
+from wmtp_jax.rows import Rows, advance, steps
+from wmtp_jax.sampler import Controls, log_probabilities
+
+MOST_STEPS = 16  # tokens of one call without drafts
+LEAST_PLACES = 256  # of a cache; it doubles
+LEAST_BLOCK, LARGEST_BLOCK = 16, 512  # tokens of one pass over a prompt
+SCORED_BLOCK = 32  # tokens of a prompt whose logits are held at once
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The programs of one model.
+
+    Attributes:
+      advance: `(params, rows, draft_BJ, token_map, asked) -> (rows, gained)`.
+      steps: `(params, rows, count, asked) -> (rows, gained)`.
+      prefill: `(params, cache, tokens_1T, start_1) -> (hidden_DT, cache)`, of one row.
+      score: `(params, hidden_DT, next_T, most) -> log-probabilities` of a prompt.
+      put: `(rows, one row's cache, where, what) -> rows`.
+      grow: `(rows, places) -> rows`.
+      take: `(rows, index_B) -> rows`.
+    """
+
+    advance: Callable[..., Any]
+    steps: Callable[..., Any]
+    prefill: Callable[..., Any]
+    score: Callable[..., Any]
+    put: Callable[..., Rows]
+    grow: Callable[..., Rows]
+    take: Callable[..., Rows]
+
+
+def make_programs(model: Loaded) -> Programs:
+    """The programs, jitted; rows are donated, since a cache is large."""
+    return Programs(
+        advance=jax.jit(advance, static_argnames="asked", donate_argnames="rows"),
+        steps=jax.jit(
+            partial(steps, most=MOST_STEPS),
+            static_argnames="asked",
+            donate_argnames="rows",
+        ),
+        prefill=jax.jit(partial(prefill, model=_Shape(model)), donate_argnames="cache"),
+        score=jax.jit(score, static_argnames="most"),
+        put=jax.jit(put, donate_argnames="rows"),
+        grow=jax.jit(grow, static_argnames="places"),
+        take=jax.jit(lambda rows, index_B: jax.tree.map(lambda x: x[index_B], rows)),
+    )
+
+
+class _Shape:
+    """What of a model a program is compiled for; nothing of its weights."""
+
+    def __init__(self, model: Loaded) -> None:
+        self.cfg = model.cfg
+        self.has_blocks = model.heads.count > 1 and model.heads.type == "block"
+
+
+def num_layers(model: Loaded) -> int:
+    """Layers with keys and values: the trunk's, and those of block heads."""
+    blocks = model.heads.count - 1 if model.heads.type == "block" else 0
+    return model.cfg.num_layers + blocks
+
+
+def empty_rows(model: Loaded, rows: int, places: int) -> Rows:
+    """Rows that rest."""
+    zeros = partial(jnp.zeros, (rows,))
+    return Rows(
+        cache=decoder.empty_cache(
+            model.cfg, num_layers(model), rows, places, model.dtype
+        ),
+        last_B=zeros(jnp.int32),
+        length_B=zeros(jnp.int32),
+        left_B=zeros(jnp.int32),
+        ignore_B=zeros(bool),
+        controls=Controls(
+            temperature_R=zeros(jnp.float32),
+            top_k_R=zeros(jnp.int32),
+            top_p_R=jnp.ones((rows,), jnp.float32),
+            min_p_R=zeros(jnp.float32),
+            key_R2=jnp.zeros((rows, 2), jnp.uint32),
+        ),
+    )
+
+
+def prefill(
+    params: Params,
+    cache: Cache,
+    tokens_1T: jax.Array,
+    start_1: jax.Array,
+    *,
+    model: _Shape,
+) -> tuple[jax.Array, Cache]:
+    """A block of a prompt of one row: its states, and the cache with it."""
+    cfg, n = model.cfg, model.cfg.num_layers
+    states, kept = decoder.extend(params, cache[:n], tokens_1T, start_1, cfg)
+    more = cache[n:]
+    if model.has_blocks:
+        places = decoder.places_of(start_1, tokens_1T.shape[1], cfg)
+        _, more = draft_heads.head_states(
+            params, more, states, places, jnp.zeros_like(start_1), cfg
+        )
+    return states.hidden_DR, (*kept, *more)
+
+
+def score(params: Params, hidden_DT: jax.Array, next_T: jax.Array, *, most: int) -> Any:
+    """Log-probabilities of each next token of a prompt, and the most probable ones."""
+    D, T = hidden_DT.shape
+    size = min(SCORED_BLOCK, T)
+    blocks = (
+        jnp.moveaxis(hidden_DT.reshape(D, T // size, size), 1, 0),
+        next_T.reshape(-1, size),
+    )
+
+    def one(block: Any) -> Any:
+        hidden_DX, next_X = block
+        logits = decoder.unembed(params, hidden_DX)
+        return log_probabilities(logits, next_X, max(1, most))
+
+    found = lax.map(one, blocks)
+    return jax.tree.map(lambda x: x.reshape(T, *x.shape[2:]), found)
+
+
+def put(rows: Rows, cache: Cache, where: jax.Array, what: Rows) -> Rows:
+    """Row `where` becomes the one row of `what`, with the prompt's cache."""
+
+    def write(x, y):
+        start = (where, *(0,) * (x.ndim - 1))
+        return lax.dynamic_update_slice(x, y.astype(x.dtype), start)
+
+    def place(x, y):
+        return jax.tree.map(write, x, y)
+
+    kept = place(rows.cache, cache)
+    own = place(replace(rows, cache=()), replace(what, cache=()))
+    return replace(own, cache=kept)
+
+
+def grow(rows: Rows, *, places: int) -> Rows:
+    """The same rows, with more places in the cache."""
+
+    def wider(x):
+        return jnp.pad(x, ((0, 0), (0, 0), (0, places - x.shape[2]), (0, 0)))
+
+    return replace(rows, cache=jax.tree.map(wider, rows.cache))
+
+
+def places_for(length: int) -> int:
+    """The cache's places for so many tokens: the next of 256, 512, 1024, ..."""
+    places = LEAST_PLACES
+    while places < length:
+        places *= 2
+    return places
+
+
+def block_for(length: int) -> int:
+    """Tokens of the pass over so many of a prompt: the next of 16, 32, ..., 512."""
+    block = LEAST_BLOCK
+    while block < min(length, LARGEST_BLOCK):
+        block *= 2
+    return block

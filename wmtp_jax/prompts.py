@@ -1,0 +1,117 @@
+"""From a prompt to a row: one pass over it, shared by all samples of a request."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared.decoding.requests import MOST_TOP, Request, Top
+from wmtp_jax import decoder
+from wmtp_jax.decoder import Cache
+from wmtp_jax.loaded import Loaded
+from wmtp_jax.programs import Programs, block_for, num_layers, places_for
+from wmtp_jax.rows import Rows
+from wmtp_jax.sampler import Controls
+
+
+class Prefill:
+    """What the samples of one request share.
+
+    Attributes:
+      waiting: samples that still have to begin; then the cache is let go.
+      logprobs, top: of the prompt, if the request asks for them.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.waiting = request, request.samples
+        self.cache: Cache | None = None
+        self.logprobs: tuple[float | None, ...] | None = None
+        self.top: tuple[Top, ...] = ()
+
+
+class Prompts:
+    """The passes over prompts."""
+
+    def __init__(self, model: Loaded, programs: Programs) -> None:
+        self.model, self.programs = model, programs
+
+    def read(self, prefill: Prefill) -> Cache:
+        """The cache of the prompt without its last token, which a row begins with."""
+        cache = prefill.cache
+        if cache is None:
+            cache = self._pass(prefill)
+        prefill.waiting -= 1
+        prefill.cache = cache if prefill.waiting else None
+        return cache
+
+    def first_row(self, sample: Any) -> Rows:
+        """The row that a sample begins with, without its cache."""
+        request, sampling = sample.request, sample.request.sampling
+        key = jax.random.fold_in(jax.random.key(sampling.seed), sample.number)
+
+        def one(x: Any, dtype: Any) -> np.ndarray:
+            return np.asarray([x], dtype)
+
+        return Rows(
+            cache=(),
+            last_B=one(request.prompt[-1], np.int32),
+            length_B=one(len(request.prompt) - 1, np.int32),
+            left_B=one(sample.left, np.int32),
+            ignore_B=one(sampling.ignore_eos, bool),
+            controls=Controls(
+                temperature_R=one(sampling.temperature, np.float32),
+                top_k_R=one(sampling.top_k, np.int32),
+                top_p_R=one(sampling.top_p, np.float32),
+                min_p_R=one(sampling.min_p, np.float32),
+                key_R2=np.asarray(jax.random.key_data(key))[None],
+            ),
+        )
+
+    def _pass(self, prefill: Prefill) -> Cache:
+        request, model = prefill.request, self.model
+        tokens = request.prompt[:-1]
+        places = places_for(max(1, len(tokens)))
+        cache = decoder.empty_cache(
+            model.cfg, num_layers(model), 1, places, model.dtype
+        )
+        found: list[tuple[np.ndarray, ...]] = []
+        start = 0
+        while start < len(tokens):
+            block = block_for(len(tokens) - start)
+            part = tokens[start : start + block]
+            padded = np.zeros((1, block), np.int32)
+            padded[0, : len(part)] = part
+            hidden_DT, cache = self.programs.prefill(
+                model.params, cache, padded, np.asarray([start], np.int32)
+            )
+            if request.echo and request.logprobs is not None:
+                found.append(self._score(request, hidden_DT, start, len(part)))
+            start += len(part)
+        if request.echo and request.logprobs is not None:
+            self._note(prefill, found, request.logprobs)
+        return cache
+
+    def _score(
+        self, request: Request, hidden_DT: jax.Array, start: int, length: int
+    ) -> tuple[np.ndarray, ...]:
+        next_T = np.zeros(hidden_DT.shape[1], np.int32)
+        next_T[:length] = request.prompt[start + 1 : start + 1 + length]
+        most = MOST_TOP if (request.logprobs or 0) > 1 else 1
+        told = self.programs.score(
+            self.model.params, hidden_DT, jnp.asarray(next_T), most=most
+        )
+        return tuple(np.asarray(x)[:length] for x in told)
+
+    def _note(
+        self, prefill: Prefill, found: list[tuple[np.ndarray, ...]], most: int
+    ) -> None:
+        """Nothing stands before the first token, which therefore has no probability."""
+        own, ids, values = (
+            [y for part in found for y in part[i].tolist()] for i in range(3)
+        )
+        prefill.logprobs = (None, *own)
+        prefill.top = ((), *(
+            tuple(zip(a[:most], b[:most], strict=True))
+            for a, b in zip(ids, values, strict=True)
+        ))  # fmt: skip

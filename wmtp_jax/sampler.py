@@ -1,0 +1,91 @@
+"""The next token of every row from its logits: greedy, or drawn.
+
+A token is drawn by Gumbel noise, `argmax(logits / temperature + noise)`, which has the
+distribution of the softmax. The noise is keyed by the row's seed and the token's place
+in its text. So a row's tokens depend neither on its neighbours nor on how many tokens
+were computed at once, and a head that drafts with the noise of the place it drafts for
+finds the model's own token as often as the two distributions allow: drafts are kept
+where they are what the model draws, and what is drawn is the same with drafts and
+without (d.10 in the notes on peers: two draws with noise of their own agree far less).
+
+Axes: R rows, V vocabulary, E ends of text.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from shared.decoding.sampling import allowed
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Controls:
+    """How each row's tokens are drawn; the fields of `Sampling`."""
+
+    temperature_R: jax.Array
+    top_k_R: jax.Array
+    top_p_R: jax.Array
+    min_p_R: jax.Array
+    key_R2: jax.Array
+
+    def repeated(self, times: int) -> "Controls":
+        """Each row so many times in a row."""
+        return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), self)
+
+
+def choose(logits_VR: jax.Array, controls: Controls, place_R: jax.Array) -> jax.Array:
+    """`token_R`.
+
+    Args:
+      place_R: of the token in its row's text, by which its noise is keyed.
+    """
+    greedy_R = _argmax(logits_VR)
+
+    def draw(_):
+        logits_RV = logits_VR.T
+        cold = controls.temperature_R[:, None] == 0
+        scaled_RV = logits_RV / jnp.where(cold, 1, controls.temperature_R[:, None])
+        asked = (controls.top_k_R > 0) | (controls.top_p_R < 1) | (controls.min_p_R > 0)
+        limits = controls.top_k_R, controls.top_p_R, controls.min_p_R
+        kept_RV = lax.cond(
+            jnp.any(asked),
+            lambda x: allowed(x, *limits),
+            lambda x: jnp.ones(x.shape, bool),
+            scaled_RV,
+        )
+        noise_RV = noise(controls.key_R2, place_R, scaled_RV.shape[1])
+        drawn_R = jnp.argmax(jnp.where(kept_RV, scaled_RV + noise_RV, -jnp.inf), axis=1)
+        return jnp.where(cold[:, 0], greedy_R, drawn_R.astype(jnp.int32))
+
+    return lax.cond(jnp.any(controls.temperature_R > 0), draw, lambda _: greedy_R, None)
+
+
+def noise(key_R2: jax.Array, place_R: jax.Array, size: int) -> jax.Array:
+    """Gumbel noise `[R, size]` of each row's token at that place."""
+
+    def one(key_2, place):
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_2), place)
+        return jax.random.gumbel(key, (size,))
+
+    return jax.vmap(one)(key_R2, place_R)
+
+
+def log_probabilities(
+    logits_VR: jax.Array, token_R: jax.Array, most: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`(logprob_R, top_token_RN, top_logprob_RN)` at temperature 1, N the `most`."""
+    total_R = jax.nn.logsumexp(logits_VR, axis=0)
+    own_R = jnp.take_along_axis(logits_VR, token_R[None], axis=0)[0]
+    top_RN, index_RN = lax.top_k(logits_VR.T, most)
+    return own_R - total_R, index_RN, top_RN - total_R[:, None]
+
+
+def _argmax(logits_VR: jax.Array) -> jax.Array:
+    """Over the leading axis; two plain reductions, which XLA makes fast code of."""
+    V = logits_VR.shape[0]
+    top_R = jnp.max(logits_VR, axis=0)
+    index_V1 = jnp.arange(V, dtype=jnp.int32)[:, None]
+    return jnp.min(jnp.where(logits_VR == top_R, index_V1, V - 1), axis=0)

@@ -38,7 +38,7 @@ MIX = ("answer",) * 4 + ("stream",) * 2 + ("drawn",) + ("leave",) * 2 + ("bad",)
 BAD: tuple[tuple[bytes, int], ...] = (
     (b"{", 400),
     (b"[]", 400),
-    (b'{"prompt": ""}', 400),
+    (b'{"prompt": [[]]}', 400),
     (b'{"prompt": "a", "max_tokens": 10000000}', 400),
     (b'{"prompt": "a", "logit_bias": {"1": 1}}', 400),
     (b'{"prompt": "a", "temperature": NaN}', 400),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.run.freed_memory import use_one_heap
-from shared.run.main import exit_code
+from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from wmtp_jax import NAME
 
@@ -28,7 +28,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         prog=f"python -m {NAME}.serve", description=(__doc__ or "").splitlines()[0]
     )
     add = parser.add_argument
-    add("--model", required=True, help="run, checkpoint or Hugging Face folder")
+    add("--model", required=True, help="run, RUN/checkpoints/STEP, folder or hub name")
     add("--name", default="", help="of the model in requests (default: its folder's)")
     add("--host", default="127.0.0.1", help="to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
@@ -36,6 +36,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--queue", type=int, default=256, help="samples that may wait (default: 256)")
     add("--max-body", type=int, default=2**22, help="bytes of a body (default: 4 MiB)")
     add("--drafter", choices=DRAFTERS, default="auto", help="what drafts tokens")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add(
+        "--compiled",
+        type=home_path,
+        default=Path("runs/compiled"),
+        help="folder of compiled programs (default: runs/compiled)",
+    )
     add("--verbose", action="store_true", help="full tracebacks")
     asked = parser.parse_args(argv)
     required = {
@@ -82,8 +89,11 @@ def serve(asked: argparse.Namespace, bound: socket.socket) -> None:
     from wmtp_jax.http_server import run
     from wmtp_jax.loaded import load
     from wmtp_jax.serving import make_app
+    from wmtp_jax.sharding import keep_programs
 
-    model = load(asked.model, MachineConfig())
+    keep_programs(asked.compiled)
+    machine = MachineConfig(dtype=asked.dtype)
+    model = load(asked.model, machine, heads=asked.drafter not in ("none", "ngram"))
     thread = EngineThread(
         lambda: Engine(model, rows=asked.rows, drafter=asked.drafter),
         asked.rows + asked.queue,
@@ -128,7 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     with exit_code(words) as outcome:
         asked = arguments(argv)
         with closing(bind(asked.host, asked.port)) as bound:
-            serve(asked, bound)
+            from wmtp_jax.sharding import jax_told
+
+            with jax_told():
+                serve(asked, bound)
     return outcome.code
 
 

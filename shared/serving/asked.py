@@ -81,11 +81,11 @@ def samples_of(fields: Fields, prompts: int, served: Served) -> int:
 
 def sampling_of(fields: Fields, max_tokens: int) -> Sampling:
     """How tokens are chosen; the defaults are OpenAI's."""
-    top_k = fields.whole("top_k", 0, -1)  # -1 keeps all elsewhere
+    top_k = fields.whole("top_k", 0, -1, 2**31 - 1)  # -1 keeps all elsewhere
     seed = fields.whole("seed", secrets.randbelow(SEEDS), -(2**63), 2**63 - 1)
     return Sampling(
         max_tokens=max_tokens,
-        temperature=fields.number("temperature", 1.0, ">= 0"),
+        temperature=fields.number("temperature", 1.0, "in [0, 100]"),
         top_k=max(top_k, 0),
         top_p=fields.number("top_p", 1.0, "in (0, 1]"),
         min_p=fields.number("min_p", 0.0, "in [0, 1)"),

@@ -88,9 +88,13 @@ def _prompts(prompt: Any) -> Sequence[Prompt]:
 
 
 def _tokens(prompt: Prompt, served: Served) -> tuple[int, ...]:
-    """A text gets what the tokenizer puts before it; ids are taken as they are."""
+    """A text gets what the tokenizer puts before it; ids are taken as they are.
+
+    Where it puts nothing, an empty text begins with the end of another.
+    """
     if isinstance(prompt, str):
-        return tuple(served.tokenizer.encode(require_text("prompt", prompt)))
+        ids = served.tokenizer.encode(require_text("prompt", prompt))
+        return tuple(ids or [served.tokenizer.eos_id])
     size = served.tokenizer.vocab_size
     for token in prompt:
         if type(token) is not int or not 0 <= token < size:

@@ -6,7 +6,6 @@ served, is refused: an answer that passes over it would be another than was aske
 
 import json
 import math
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,10 +58,10 @@ class Fields:
         return value
 
     def number(self, name: str, default: float, required: str) -> float:
-        """A number in a range: `>= 0`, `in [0, 1)` or `in (0, 1]`."""
+        """A number in a range: `in [0, 100]`, `in [0, 1)` or `in (0, 1]`."""
         value = self.given.get(name, default)
         least, most = {
-            ">= 0": (0.0, sys.float_info.max),
+            "in [0, 100]": (0.0, 100.0),
             "in [0, 1)": (0.0, math.nextafter(1, 0)),
             "in (0, 1]": (math.nextafter(0, 1), 1.0),
         }[required]

@@ -23,7 +23,7 @@ from tests.scripted_engine import ScriptedEngine
 def make(model, rows, drafter):
     return ScriptedEngine(rows=rows, delay=0.02)
 
-def load(name, machine):
+def load(name, machine, heads):
     if "missing" in name:
         raise ValueError(f"there must be a model in {name}")
     return name

@@ -15,6 +15,7 @@ from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.generation import read_generation
 from shared.huggingface.hub import model_folder
 from shared.huggingface.layers import layers_of, read_layers
+from shared.huggingface.token_map import read_token_map
 from shared.state.model_source import tokenizer_of_run
 from shared.state.run_folder import check_backend, find, named_step
 from wmtp_jax import NAME, checkpoint, draft_heads
@@ -95,7 +96,13 @@ def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:
     tokenizer = load_tokenizer(str(folder), "the tokenizer of --model")
     params = read_layers(folder, cfg.model, cfg.heads, place)
     generation = read_generation(folder)
-    return _loaded(cfg, params, tokenizer, generation, _token_map(folder, heads))
+    return _loaded(
+        cfg,
+        params,
+        tokenizer,
+        generation,
+        _token_map(folder, heads, cfg.model.vocab_size),
+    )
 
 
 def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Loaded:
@@ -110,7 +117,9 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
-    return _loaded(cfg, params, tokenizer, generation, _token_map(run, heads))
+    return _loaded(
+        cfg, params, tokenizer, generation, _token_map(run, heads, cfg.model.vocab_size)
+    )
 
 
 def _loaded(
@@ -134,6 +143,6 @@ def _loaded(
     )
 
 
-def _token_map(folder: Path, heads: bool) -> tuple[int, ...] | None:
-    del folder, heads
-    return None
+def _token_map(folder: Path, heads: bool, vocab_size: int) -> tuple[int, ...] | None:
+    found = read_token_map(folder, vocab_size) if heads else None
+    return None if found is None else tuple(found)

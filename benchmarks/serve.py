@@ -233,8 +233,8 @@ def main() -> None:
 
 def _alone(asked: argparse.Namespace, prompts: Sequence[str]) -> dict[str, list[Any]]:
     """Its memory is free again before the server takes as much."""
-    from wmtp_jax.engine import Engine
-    from wmtp_jax.loaded import load
+    from wmtp_jax.decoding.engine import Engine
+    from wmtp_jax.decoding.loaded import load
 
     engine = Engine(load(asked.model, MachineConfig()), rows=2, drafter="none")
     return alone(engine, prompts, asked.tokens)

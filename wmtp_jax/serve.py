@@ -85,9 +85,9 @@ def serve(asked: argparse.Namespace, bound: socket.socket) -> None:
     """Loads the model and answers requests until SIGINT or SIGTERM."""
     from shared.config.fields import MachineConfig
     from shared.serving.engine_thread import EngineThread
-    from wmtp_jax.engine import Engine
+    from wmtp_jax.decoding.engine import Engine
+    from wmtp_jax.decoding.loaded import load
     from wmtp_jax.http_server import run
-    from wmtp_jax.loaded import load
     from wmtp_jax.serving import make_app
     from wmtp_jax.sharding import keep_programs
 

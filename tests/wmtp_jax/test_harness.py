@@ -13,8 +13,8 @@ from shared.data.tokenizer import load_tokenizer
 from tests import served_model
 from tests.scripted_engine import TOKENIZER, ScriptedEngine, logprob, reply
 from tests.served import COMPLETIONS, serving
-from wmtp_jax.engine import Engine
-from wmtp_jax.loaded import load
+from wmtp_jax.decoding.engine import Engine
+from wmtp_jax.decoding.loaded import load
 
 lm_eval = pytest.importorskip("lm_eval")
 CONTEXTS = ("abc", "naïve", "x = 1\ny =")  # it moves a space at their end

@@ -28,8 +28,8 @@ def load(name, machine, heads):
         raise ValueError(f"there must be a model in {name}")
     return name
 
-sys.modules["wmtp_jax.engine"] = types.SimpleNamespace(Engine=make)
-sys.modules["wmtp_jax.loaded"] = types.SimpleNamespace(load=load)
+sys.modules["wmtp_jax.decoding.engine"] = types.SimpleNamespace(Engine=make)
+sys.modules["wmtp_jax.decoding.loaded"] = types.SimpleNamespace(load=load)
 sys.argv[0] = "serve"
 runpy.run_module("wmtp_jax.serve", run_name="__main__")
 """

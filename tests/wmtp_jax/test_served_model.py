@@ -17,8 +17,8 @@ from shared.data.chat import spell_prompt
 from shared.data.documents import load_examples
 from tests import served_model
 from tests.served import CHAT, COMPLETIONS, serving
-from wmtp_jax.engine import Engine
-from wmtp_jax.loaded import load
+from wmtp_jax.decoding.engine import Engine
+from wmtp_jax.decoding.loaded import load
 
 MOST = 12  # tokens of an answer
 ROWS = 4

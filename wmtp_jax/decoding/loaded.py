@@ -18,8 +18,9 @@ from shared.huggingface.layers import layers_of, read_layers
 from shared.huggingface.token_map import read_token_map
 from shared.state.model_source import tokenizer_of_run
 from shared.state.run_folder import check_backend, find, named_step
-from wmtp_jax import NAME, checkpoint, draft_heads
-from wmtp_jax.decoder import Params
+from wmtp_jax import NAME, checkpoint
+from wmtp_jax.decoding import draft_heads
+from wmtp_jax.decoding.decoder import Params
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,6 @@ def _loaded(
     params: Params,
     tokenizer: Tokenizer,
     generation: dict[str, Any],
-    token_map: tuple[int, ...] | None,
 ) -> Loaded:
     ends = generation.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
@@ -139,10 +139,10 @@ def _loaded(
         params=params,
         tokenizer=tokenizer,
         ends=tuple(sorted(x for x in known if 0 <= x < cfg.model.vocab_size)),
-        token_map=token_map,
     )
 
 
-def _token_map(folder: Path, heads: bool, vocab_size: int) -> tuple[int, ...] | None:
-    found = read_token_map(folder, vocab_size) if heads else None
-    return None if found is None else tuple(found)
+def _with_map(found: Loaded, folder: Path, heads: bool) -> Loaded:
+    """The model with the ids that its heads draft, where its folder names them."""
+    ids = read_token_map(folder, found.cfg.vocab_size) if heads else None
+    return found if ids is None else replace(found, token_map=tuple(ids))

@@ -24,7 +24,8 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in DOCS]
 FOLDERS = ("shared", "wmtp_jax", "wmtp_torch_mps", "docs", "tests", "benchmarks")
 TO_BE_MADE = ("tests/test_models/",)  # by a command beside it
 # Of other programs.
-FOREIGN = {"--backend-store-uri", "--logdir", "--speculative-config"}
+FOREIGN = {"--backend-store-uri", "--logdir", "--model_args", "--speculative-config"}
+FOREIGN |= {"--tasks"}
 TRAINERS = ("wmtp_jax.train", "wmtp_torch_mps.train")
 
 

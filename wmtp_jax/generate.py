@@ -124,8 +124,8 @@ def run(asked: argparse.Namespace) -> None:
         rows += read_prompts(asked.prompts)
     if asked.to and asked.to.exists():
         raise ValueError(f"--to must be a new file, got {asked.to}")
-    from wmtp_jax.engine import Engine
-    from wmtp_jax.loaded import load
+    from wmtp_jax.decoding.engine import Engine
+    from wmtp_jax.decoding.loaded import load
     from wmtp_jax.sharding import keep_programs
 
     machine = MachineConfig(dtype=asked.dtype)

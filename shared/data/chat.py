@@ -34,11 +34,7 @@ def spell_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> Spelled:
       ValueError: if the tokenizer has no chat template, or one that does not take the
         messages or changes what they say.
     """
-    if tokenizer.speller is None or not tokenizer.implementation.chat_template:
-        raise ValueError(
-            "messages need a tokenizer with a chat template (and tokenizer.json), got "
-            f"{tokenizer.name!r} without"
-        )
+    _require_template(tokenizer)
     text, own, last = _lay_out(tokenizer, _fill_marked(tokenizer, messages))
     spelled = tokenizer.speller.encode(text, add_special_tokens=False)
     ids, places = list(spelled.ids), spelled.offsets
@@ -49,6 +45,28 @@ def spell_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> Spelled:
         ids.append(tokenizer.eos_id)
         ours.append(messages[-1]["role"] == ASSISTANT)
     return Spelled(ids, ours)
+
+
+def spell_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Tokens of a conversation up to where the assistant is to speak.
+
+    Args:
+      messages: `role` and `content` of each; the template decides on BOS.
+
+    Raises:
+      ValueError: as `spell_chat`.
+    """
+    _require_template(tokenizer)
+    text, _, _ = _lay_out(tokenizer, _fill_marked(tokenizer, messages, asks=True))
+    return tokenizer.speller.encode(text, add_special_tokens=False).ids
+
+
+def _require_template(tokenizer: Tokenizer) -> None:
+    if tokenizer.speller is None or not tokenizer.implementation.chat_template:
+        raise ValueError(
+            "messages need a tokenizer with a chat template (and tokenizer.json), got "
+            f"{tokenizer.name!r} without"
+        )
 
 
 def _lay_out(
@@ -77,15 +95,18 @@ def _lay_out(
     return text, own, last
 
 
-def _fill_marked(tokenizer: Tokenizer, messages: Sequence[Message]) -> str:
+def _fill_marked(
+    tokenizer: Tokenizer, messages: Sequence[Message], asks: bool = False
+) -> str:
     """The filled template, with marks around what each message says.
 
-    White space around it is inside the marks, unless the template takes it off.
+    White space around it is inside the marks, unless the template takes it off. The
+    template ends where the assistant is to speak, if the messages ask for that.
     """
-    plain = _fill(tokenizer.implementation, messages)
+    plain = _fill(tokenizer.implementation, messages, asks)
     for strip in (False, True):
         marks = [_mark(message, strip) for message in messages]
-        marked = _fill(tokenizer.implementation, marks)
+        marked = _fill(tokenizer.implementation, marks, asks)
         if MARK.sub("", marked) == plain and not MARK.search(SAID.sub("", marked)):
             return marked
     raise ValueError(
@@ -103,12 +124,13 @@ def _mark(message: Message, strip: bool) -> Message:
     return message | {"content": content.replace(said, f"{who}{said}{END}", 1)}
 
 
-def _fill(implementation: Any, messages: Sequence[Message]) -> str:
+def _fill(implementation: Any, messages: Sequence[Message], asks: bool) -> str:
     try:
         template = implementation.get_chat_template()
         return implementation.apply_chat_template(
             list(messages),
             tokenize=False,
+            add_generation_prompt=asks,
             chat_template=TODAY + template if "strftime_now" in template else template,
         )
     except Exception as error:  # whatever a template of somebody else's does

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shared.config.fields import DataConfig
-from shared.data.chat import spell_chat
+from shared.data.chat import spell_chat, spell_prompt
 from shared.data.documents import load_splits
 from shared.data.tokenizer import load_tokenizer, wrapped
 from tests import small_tokenizers
@@ -99,6 +99,33 @@ def test_what_looks_like_a_marker_in_a_message_stays_text(case):
     assert FORGED in said
 
 
+ASKS = {
+    "chat markers": "<|im_start|>assistant\n",
+    "trimmed, with BOS": "",
+    "trimmed, a normalizer": "",
+    "no markers": "### assistant\n",
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_prompt_ends_where_the_assistant_is_to_speak(case, length):
+    template, kind = TEMPLATES[case]
+    asks = f"{{% if add_generation_prompt %}}{ASKS[case]}{{% endif %}}"
+    tokenizer, talk = tokenizer_of(template + asks, kind), TALK[:length]
+    ids = spell_prompt(tokenizer, talk)
+    implementation = tokenizer.implementation
+    right = implementation.apply_chat_template(talk, add_generation_prompt=True)
+    assert ids == right["input_ids"]
+    told, _ = spell_chat(tokenizer, talk)
+    assert (ids == told[: len(ids)]) == (not ASKS[case])
+    # And what looks like a marker in a message stays text.
+    markers = set(tokenizer.controls.values())
+    both = [[{"role": "user", "content": x}] for x in (FORGED, "y")]
+    counts = [sum(i in markers for i in spell_prompt(tokenizer, x)) for x in both]
+    assert counts[0] == counts[1]
+
+
 def test_a_message_that_says_nothing():
     tokenizer = tokenizer_of(small_tokenizers.CHATML)
     talk = [TALK[0], {"role": "assistant", "content": " "}]
@@ -117,9 +144,10 @@ def test_a_message_that_says_nothing():
     ],
 )
 def test_templates_that_cannot_be_used(template, says):
-    with pytest.raises(ValueError, match=says) as caught:
-        spell_chat(tokenizer_of(template), TALK)
-    assert "\n" not in str(caught.value)
+    for spell in (spell_chat, spell_prompt):
+        with pytest.raises(ValueError, match=says) as caught:
+            spell(tokenizer_of(template), TALK)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_template_that_tells_the_date_makes_the_same_document_tomorrow():

@@ -19,6 +19,7 @@ JAX, TORCH = "wmtp_jax.train", "wmtp_torch_mps.train"
 CASES = {
     "help of JAX": (JAX, "--help", set()),
     "help of torch": (TORCH, "--help", set()),
+    "help of serve": ("wmtp_jax.serve", "--help", set()),
     "a mistake in JAX": (JAX, "--algo ppo", set()),
     "a mistake in torch": (TORCH, "--algo ppo", set()),
     "dry run of JAX": (JAX, "--dry-run --algo critic", {"jax"}),

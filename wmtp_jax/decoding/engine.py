@@ -25,12 +25,12 @@ from shared.data.tokenizer import Tokenizer
 from shared.decoding.acceptance import Acceptance
 from shared.decoding.policy import SIZES
 from shared.decoding.requests import MOST_TOP, Piece, Request
-from wmtp_jax.drafting import DRAFTERS, Drafting
-from wmtp_jax.loaded import Loaded
-from wmtp_jax.programs import MOST_STEPS, empty_rows, make_programs, places_for
-from wmtp_jax.prompts import Prefill, Prompts
-from wmtp_jax.rows import Asked, Gained, Rows
-from wmtp_jax.samples import Sample
+from wmtp_jax.decoding.drafting import DRAFTERS, Drafting
+from wmtp_jax.decoding.loaded import Loaded
+from wmtp_jax.decoding.programs import MOST_STEPS, empty_rows, make_programs, places_for
+from wmtp_jax.decoding.prompts import Prefill, Prompts
+from wmtp_jax.decoding.rows import Asked, Gained, Rows
+from wmtp_jax.decoding.samples import Sample
 
 
 class Engine:

@@ -5,7 +5,7 @@ two the one from which more is expected. A pass has one size for all rows.
 """
 
 from shared.decoding.policy import SIZES, Policy
-from wmtp_jax.samples import Sample
+from wmtp_jax.decoding.samples import Sample
 
 DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 Draft = tuple[list[int], str]  # tokens, and where they are from

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from shared.config.model import ModelConfig
-from wmtp_jax import decoder, draft_heads
-from wmtp_jax.decoder import Cache, Params
-from wmtp_jax.sampler import Controls, choose, log_probabilities
+from wmtp_jax.decoding import decoder, draft_heads
+from wmtp_jax.decoding.decoder import Cache, Params
+from wmtp_jax.decoding.sampler import Controls, choose, log_probabilities
 
 
 @jax.tree_util.register_dataclass

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from wmtp_jax import decoder, draft_heads
-from wmtp_jax.decoder import Cache, Params
-from wmtp_jax.loaded import Loaded
-from wmtp_jax.rows import Rows, advance, steps
-from wmtp_jax.sampler import Controls, log_probabilities
+from wmtp_jax.decoding import decoder, draft_heads
+from wmtp_jax.decoding.decoder import Cache, Params
+from wmtp_jax.decoding.loaded import Loaded
+from wmtp_jax.decoding.rows import Rows, advance, steps
+from wmtp_jax.decoding.sampler import Controls, log_probabilities
 
 MOST_STEPS = 16  # tokens of one call without drafts
 LEAST_PLACES = 256  # of a cache; it doubles

@@ -18,8 +18,9 @@ from shared.huggingface.layers import layers_of, read_layers
 from shared.huggingface.token_map import read_token_map
 from shared.state.model_source import tokenizer_of_run
 from shared.state.run_folder import check_backend, find, named_step
-from wmtp_jax import NAME, checkpoint, draft_heads
-from wmtp_jax.decoder import Params
+from wmtp_jax import NAME, checkpoint
+from wmtp_jax.decoding import draft_heads
+from wmtp_jax.decoding.decoder import Params
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:
     tokenizer = load_tokenizer(str(folder), "the tokenizer of --model")
     params = read_layers(folder, cfg.model, cfg.heads, place)
     generation = read_generation(folder)
-    return _loaded(cfg, params, tokenizer, generation, _token_map(folder, heads))
+    return _with_map(_loaded(cfg, params, tokenizer, generation), folder, heads)
 
 
 def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Loaded:
@@ -111,7 +112,7 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
-    return _loaded(cfg, params, tokenizer, generation, _token_map(run, heads))
+    return _with_map(_loaded(cfg, params, tokenizer, generation), run, heads)
 
 
 def _loaded(
@@ -119,7 +120,6 @@ def _loaded(
     params: Params,
     tokenizer: Tokenizer,
     generation: dict[str, Any],
-    token_map: tuple[int, ...] | None,
 ) -> Loaded:
     ends = generation.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
@@ -131,10 +131,10 @@ def _loaded(
         params=params,
         tokenizer=tokenizer,
         ends=tuple(sorted(x for x in known if 0 <= x < cfg.model.vocab_size)),
-        token_map=token_map,
     )
 
 
-def _token_map(folder: Path, heads: bool) -> tuple[int, ...] | None:
-    ids = read_token_map(folder) if heads else None
-    return None if ids is None else tuple(ids)
+def _with_map(found: Loaded, folder: Path, heads: bool) -> Loaded:
+    """The model with the ids that its heads draft, where its folder names them."""
+    ids = read_token_map(folder, found.cfg.vocab_size) if heads else None
+    return found if ids is None else replace(found, token_map=tuple(ids))

@@ -5,9 +5,9 @@ from typing import Any
 from shared.decoding.ngram import Lookup
 from shared.decoding.requests import Finish, Piece, Request, Top
 from shared.decoding.text import TextStream
-from wmtp_jax.loaded import Loaded
-from wmtp_jax.prompts import Prefill
-from wmtp_jax.rows import Gained
+from wmtp_jax.decoding.loaded import Loaded
+from wmtp_jax.decoding.prompts import Prefill
+from wmtp_jax.decoding.rows import Gained
 
 
 class Sample:

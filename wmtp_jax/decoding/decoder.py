@@ -79,7 +79,7 @@ def extend(
       cache: of the trunk's layers; places from `start_B` on are overwritten.
       start_B: how many tokens are before the block; `start + T` must be at most S.
     """
-    B, T = tokens_BT.shape
+    T = tokens_BT.shape[1]
     positions_BT = start_B[:, None] + jnp.arange(T)
     x_RD = params["embed"][tokens_BT.reshape(-1)]
     if not cfg.is_rotary:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from shared.config.model import ModelConfig
-from wmtp_jax import decoder
-from wmtp_jax.decoder import Cache, Params, Places, States
-from wmtp_jax.sampler import Controls, noise
+from wmtp_jax.decoding import decoder
+from wmtp_jax.decoding.decoder import Cache, Params, Places, States
+from wmtp_jax.decoding.sampler import Controls, noise
 
 
 def head_states(
@@ -47,12 +47,15 @@ def head_states(
 
 
 def _state(head: Params, h_DB: jax.Array) -> jax.Array:
-    """What a head of its own formula makes of the trunk's state (`head_types.py`)."""
-    if "outer" in head:  # residual
+    """What a head makes of the trunk's state; which it is, its parameters tell.
+
+    The formulas are those of `shared/head_types.py`.
+    """
+    if "inner" in head:  # residual
         return h_DB + head["outer"] @ jax.nn.silu(head["inner"] @ h_DB)
-    if "bias" in head:  # medusa
+    if "kernel" in head:  # medusa
         return h_DB + jax.nn.silu(head["kernel"] @ h_DB + head["bias"][:, None])
-    return h_DB
+    return h_DB  # linear
 
 
 def draft(

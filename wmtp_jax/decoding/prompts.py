@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared.decoding.requests import MOST_TOP, Request, Top
-from wmtp_jax import decoder
-from wmtp_jax.decoder import Cache
-from wmtp_jax.loaded import Loaded
-from wmtp_jax.programs import Programs, block_for, num_layers, places_for
-from wmtp_jax.rows import Rows
-from wmtp_jax.sampler import Controls
+from wmtp_jax.decoding import decoder
+from wmtp_jax.decoding.decoder import Cache
+from wmtp_jax.decoding.loaded import Loaded
+from wmtp_jax.decoding.programs import Programs, block_for, num_layers, places_for
+from wmtp_jax.decoding.rows import Rows
+from wmtp_jax.decoding.sampler import Controls
 
 
 class Prefill:

@@ -85,8 +85,8 @@ def row_of(
         for k in range(heads)
     }
     spread = max(max(values) - min(values) for values in nll.values())
-    together = Run({}, [s for run in runs for s in run.seconds],
-                   max(run.peak_bytes for run in runs))  # fmt: skip
+    peak = max(run.peak_bytes for run in runs)
+    together = Run({}, [row for run in runs for row in run.rows], peak)
     lengths = [found["mean_acceptance_length"] for found in drafted]
     kept = [found["joint_prefix_rate"] for found in drafted]
     return {

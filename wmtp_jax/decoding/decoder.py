@@ -80,7 +80,7 @@ def extend(
       start_B: how many tokens are before the block; `start + T` must be at most S.
     """
     T = tokens_BT.shape[1]
-    positions_BT = start_B[:, None] + jnp.arange(T)
+    positions_BT = start_B[:, None] + jnp.arange(T)[None]
     x_RD = params["embed"][tokens_BT.reshape(-1)]
     if not cfg.is_rotary:
         last = params["place"].shape[0] - 1
@@ -100,8 +100,8 @@ def places_of(start_B: jax.Array, T: int, cfg: ModelConfig) -> Places:
     """Where the tokens of a block of T stand."""
     if not cfg.is_rotary:
         return Places(start_B, None)
-    positions_R = (start_B[:, None] + jnp.arange(T)).reshape(-1)
-    angle_HR = rotary_frequencies(cfg)[:, None] * positions_R.astype(jnp.float32)
+    positions_1R = (start_B[:, None] + jnp.arange(T)[None]).reshape(1, -1)
+    angle_HR = rotary_frequencies(cfg)[:, None] * positions_1R.astype(jnp.float32)
     return Places(start_B, jnp.stack([jnp.cos(angle_HR), jnp.sin(angle_HR)]))
 
 
@@ -140,8 +140,8 @@ def norm(params: Params, x_DR: jax.Array, cfg: ModelConfig) -> jax.Array:
     """RMSNorm, or GPT-2's LayerNorm, over the features."""
     x = x_DR.astype(jnp.float32)
     if not cfg.is_rotary:
-        x = x - jnp.mean(x, axis=0)
-    x = x * lax.rsqrt(jnp.mean(x * x, axis=0) + cfg.norm_epsilon)
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+    x = x * lax.rsqrt(jnp.mean(x * x, axis=0, keepdims=True) + cfg.norm_epsilon)
     x = x * params["scale"][:, None]
     if "bias" in params:
         x = x + params["bias"][:, None]
@@ -161,8 +161,8 @@ def _attend(layer, kept, x_DR, places, cfg, number):
     k_BMTH, v_BMTH = (_by_row(x, B).astype(kept[0].dtype) for x in (k_MHR, v_MHR))
     k_BMSH, v_BMSH = _write(kept, (k_BMTH, v_BMTH), places.start_B)
     G, S = N // M, k_BMSH.shape[2]
-    last_BT = places.start_B[:, None] + jnp.arange(T)
-    seen_BTS = jnp.arange(S) <= last_BT[:, :, None]
+    last_BT = places.start_B[:, None] + jnp.arange(T)[None]
+    seen_BTS = jnp.arange(S)[None, None] <= last_BT[:, :, None]
     seen_B1XS = jnp.tile(seen_BTS, (1, G, 1))[:, None]
     share_BMXS = jnp.where(seen_B1XS, _scores(q_BMXH, k_BMSH), -jnp.inf)
     share_BMXS = jnp.exp(share_BMXS - share_BMXS.max(-1, keepdims=True))
@@ -196,16 +196,16 @@ def _mix(share_BMXS: jax.Array, v_BMSH: jax.Array) -> jax.Array:
 
 def _turn(x_NHR: jax.Array, turn_2HR: jax.Array) -> jax.Array:
     """Rotates feature i against feature i + H / 2 of each head."""
-    cos_HR, sin_HR = turn_2HR
+    cos_1HR, sin_1HR = turn_2HR[:, None]
     first, second = jnp.split(x_NHR.astype(jnp.float32), 2, axis=1)
-    turned = (first * cos_HR - second * sin_HR, second * cos_HR + first * sin_HR)
+    turned = (first * cos_1HR - second * sin_1HR, second * cos_1HR + first * sin_1HR)
     return jnp.concatenate(turned, axis=1).astype(x_NHR.dtype)
 
 
 def _write(kept, fresh, start_B):
     """The cache with a block's keys and values; what is beyond its end drops."""
     B, _, T, _ = fresh[0].shape
-    row_B1, place_BT = jnp.arange(B)[:, None], start_B[:, None] + jnp.arange(T)
+    row_B1, place_BT = jnp.arange(B)[:, None], start_B[:, None] + jnp.arange(T)[None]
     return tuple(
         x_BMSH.at[row_B1, :, place_BT].set(
             jnp.swapaxes(new_BMTH, 1, 2), mode="drop", unique_indices=True

@@ -85,7 +85,7 @@ def draft(
     logits_RV = logits_VBJ.astype(jnp.float32).reshape(-1, B * J).T
     temperature_R1 = controls.repeated(J).temperature_R[:, None]
     scaled_RV = logits_RV / jnp.where(temperature_R1 == 0, 1, temperature_R1)
-    place_R = (place_B[:, None] + jnp.arange(1, J + 1)).reshape(-1)
+    place_R = (place_B[:, None] + jnp.arange(1, J + 1)[None]).reshape(-1)
 
     def noisy(x):
         of_all = noise(controls.repeated(J).key_R2, place_R, params["embed"].shape[0])

@@ -72,14 +72,14 @@ def draft(
     B, J = place_B.shape[0], len(states)
     logits_VR = _logits(params, states, token_map_N)
     repeated = controls.repeated(J)
-    place_R = (place_B[:, None] + jnp.arange(1, J + 1)).reshape(-1)
+    place_R = (place_B[:, None] + jnp.arange(1, J + 1)[None]).reshape(-1)
 
     def draw(logits_VR):
         of_all_RV = noise(repeated.key_R2, place_R, params["embed"].shape[0])
         own_RV = of_all_RV if token_map_N is None else of_all_RV[:, token_map_N]
         cold_R = repeated.temperature_R == 0
-        scaled_VR = logits_VR / jnp.where(cold_R, 1, repeated.temperature_R)
-        return argmax(scaled_VR + jnp.where(cold_R, 0, own_RV.T))
+        scaled_VR = logits_VR / jnp.where(cold_R, 1, repeated.temperature_R)[None]
+        return argmax(scaled_VR + jnp.where(cold_R[None], 0, own_RV.T))
 
     warm = jnp.any(controls.temperature_R > 0)
     index_R = jax.lax.cond(warm, draw, argmax, logits_VR)

@@ -95,7 +95,7 @@ def advance(
     known_BT = jnp.maximum(tokens_BT, 0)
     states, cache = decoder.extend(params, rows.cache[:n], known_BT, rows.length_B, cfg)
     logits_VR = decoder.unembed(params, states.hidden_DR)
-    place_BT = rows.length_B[:, None] + jnp.arange(1, T + 1)
+    place_BT = rows.length_B[:, None] + jnp.arange(1, T + 1)[None]
     controls = rows.controls.repeated(T)
     token_R = choose(logits_VR, controls, place_BT.reshape(-1))
     token_BT = token_R.reshape(B, T)

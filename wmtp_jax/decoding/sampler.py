@@ -86,6 +86,6 @@ def log_probabilities(
 def argmax(logits_VR: jax.Array) -> jax.Array:
     """Of each column, the first of equal ones; two reductions are faster than one."""
     V = logits_VR.shape[0]
-    top_R = jnp.max(logits_VR, axis=0)
+    top_1R = jnp.max(logits_VR, axis=0, keepdims=True)
     index_V1 = jnp.arange(V, dtype=jnp.int32)[:, None]
-    return jnp.min(jnp.where(logits_VR == top_R, index_V1, V - 1), axis=0)
+    return jnp.min(jnp.where(logits_VR == top_1R, index_V1, V - 1), axis=0)

@@ -97,7 +97,13 @@ def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:
     tokenizer = load_tokenizer(str(folder), "the tokenizer of --model")
     params = read_layers(folder, cfg.model, cfg.heads, place)
     generation = read_generation(folder)
-    return _with_map(_loaded(cfg, params, tokenizer, generation), folder, heads)
+    return _loaded(
+        cfg,
+        params,
+        tokenizer,
+        generation,
+        _token_map(folder, heads, cfg.model.vocab_size),
+    )
 
 
 def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Loaded:
@@ -112,7 +118,9 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
-    return _with_map(_loaded(cfg, params, tokenizer, generation), run, heads)
+    return _loaded(
+        cfg, params, tokenizer, generation, _token_map(run, heads, cfg.model.vocab_size)
+    )
 
 
 def _loaded(

@@ -103,10 +103,17 @@ def draft(
 
 
 def with_draft_rows(params: Params, token_map: list[int] | None) -> Params:
-    """The parameters with the rows of the unembedding that heads score."""
-    if token_map is None or "unembed" in params["heads"][0]:
+    """The parameters with the rows of the unembedding that heads score.
+
+    A head that has its own keeps no other rows of it.
+    """
+    if token_map is None or not params["heads"]:
         return params
-    return params | {"draft": params["unembed"][jnp.asarray(token_map)]}
+    rows_N = jnp.asarray(token_map)
+    if "unembed" not in params["heads"][0]:
+        return params | {"draft": params["unembed"][rows_N]}
+    cut = [head | {"unembed": head["unembed"][rows_N]} for head in params["heads"]]
+    return params | {"heads": tuple(cut)}
 
 
 def _at(x_DR: jax.Array, last_B: jax.Array) -> jax.Array:

@@ -97,13 +97,7 @@ def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:
     tokenizer = load_tokenizer(str(folder), "the tokenizer of --model")
     params = read_layers(folder, cfg.model, cfg.heads, place)
     generation = read_generation(folder)
-    return _loaded(
-        cfg,
-        params,
-        tokenizer,
-        generation,
-        _token_map(folder, heads, cfg.model.vocab_size),
-    )
+    return _with_map(_loaded(cfg, params, tokenizer, generation), folder, heads)
 
 
 def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Loaded:
@@ -114,13 +108,11 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
     _, state, _ = checkpoint.read_run(run, cfg, step)
     tree = state.params
     if not heads:
-        cfg = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
+        cfg = replace(cfg, heads=HeadsConfig(count=1))
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
-    return _loaded(
-        cfg, params, tokenizer, generation, _token_map(run, heads, cfg.model.vocab_size)
-    )
+    return _with_map(_loaded(cfg, params, tokenizer, generation), run, heads)
 
 
 def _loaded(

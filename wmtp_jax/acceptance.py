@@ -86,7 +86,7 @@ def show(name: str, found: Any) -> None:
         )
         for row in found.drafters
     ]
-    console.table(f"{name}: {len(rows)} drafters", columns, rows)
+    console.table(f"{name}: drafters in turns", columns, rows)
     console.say(f"{NOTES}\n")
     columns = ("head", "agreement", "control", "joint", "positions")
     heads = [

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shared.config.fields import Config, HeadsConfig
+from shared.config.fields import Config, DataConfig, HeadsConfig
 from shared.data.tokenizer import load_tokenizer
 from shared.decoding.acceptance import Agreement
 from shared.head_types import HEAD_TYPES
@@ -73,19 +73,24 @@ def test_rigged_heads(offset, agree, control):
 
 
 def test_a_report_of_rigged_heads():
-    """24 tokens: heads that are right give four in a pass; n-grams find nothing."""
+    """Heads that are always right are kept whole, whenever they draft."""
     told = []
-    found = report(rigged(0), [[3], [40, 41]], tokens=24, progress=told.append)
-    rows = {row["drafter"]: row for row in found.drafters}
-    assert told == [1, 2] and [*rows] == ["none", "ngram", "heads", "both"]
-    assert all(row["same_text"] == row["prompts"] == 2 for row in rows.values())
-    assert all(row["tokens"] == 48 and row["seconds"] > 0 for row in rows.values())
-    assert rows["none"]["passes"] == 48 and rows["ngram"]["drafts"] == 0
-    assert rows["none"]["speed_up"] == rows["none"]["median_speed_up"] == 1
-    drafted = rows["heads"]
-    if drafted["drafts"]:  # whether it pays is measured, and time is what it is
-        assert drafted["mean_acceptance_length"] > 3
-        assert drafted["joint_prefix_rate"][0] > 0.9
+    prompts = [[3], [40, 41]]
+    found = report(rigged(0), prompts, ["heads"], tokens=24, progress=told.append)
+    plain, drafted = found.drafters
+    assert told == [1, 2] and (plain["drafter"], drafted["drafter"]) == (
+        "none",
+        "heads",
+    )
+    for row in found.drafters:
+        assert row["same_text"] == row["prompts"] == 2
+        assert row["tokens"] == 48 and row["seconds"] > 0
+    assert plain["passes"] == 48 and plain["drafts"] == 0
+    assert plain["speed_up"] == plain["median_speed_up"] == 1
+    # Whether drafting pays is measured, and times are what they are.
+    assert drafted["tokens"] <= drafted["passes"] + 3 * drafted["drafts"]
+    if drafted["drafts"]:
+        assert drafted["mean_acceptance_length"] > 2.5
     assert found.agreement.length == 4
 
 
@@ -98,7 +103,7 @@ def test_heads_say_what_they_say_to_the_trainer(kind):
     tokens_BL = np.random.default_rng(1).integers(0, 260, (1, BLOCK + 9))
     positions_BL, ones = np.arange(BLOCK + 9)[None], np.ones_like(tokens_BL)
     outputs = model.forward(params["trunk"], tokens_BL, positions_BL, ones, cfg)
-    whole = Config(model=cfg, heads=of_heads)
+    whole = Config(model=cfg, heads=of_heads, data=DataConfig(max_length=64))
     states_KBLD = np.asarray(heads.head_states(params, outputs, whole))
     shared_VD, own_KVD = heads.unembeddings(params)
     right = []
@@ -130,13 +135,15 @@ def test_the_command(tmp_path, capsys):
     line = {"prompt": "def add(a, b):\n", "completion": "    return a + b\n"}
     data.write_text("".join(json.dumps(line | {"id": i}) + "\n" for i in range(3)))
     asked = ["--model", folder, "--data", str(data), "--prompts", "2"]
-    asked += ["--tokens", "8", "--json", str(out)]
+    asked += ["--tokens", "8", "--json", str(out), "--drafters", "none"]
     assert acceptance.main(asked) == 0
     shown = capsys.readouterr().out
-    assert "own.jsonl: 2 drafters" in shown and "(bonus) token is counted" in shown
+    assert (
+        "own.jsonl: drafters in turns" in shown and "(bonus) token is counted" in shown
+    )
     found = json.loads(out.read_text())["data"][str(data)]
-    assert [row["drafter"] for row in found["drafters"]] == ["none", "ngram"]
-    assert [row["same_text"] for row in found["drafters"]] == [2, 2]
+    (row,) = found["drafters"]
+    assert (row["drafter"], row["same_text"], row["tokens"]) == ("none", 2, 16)
     assert found["heads"][0]["agreement"] == 1
 
 

@@ -42,7 +42,10 @@ class TextStream:
         """Adds one token; returns whether the sample goes on."""
         self._ids.append(token)
         now = self.decode(self._ids[self._prefix :])
-        if not now.endswith(HALF) or self._is_long():
+        # Bytes that are no character yet are shown as such, or, of the tokenizer
+        # `bytes`, not at all.
+        whole = len(now) > len(self._before) and not now.endswith(HALF)
+        if whole or self._is_long():
             self._take(now)
         self.ends.append(len(self.text))
         return not self.stopped

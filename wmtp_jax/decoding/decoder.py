@@ -81,7 +81,7 @@ def extend(
       start_B: how many tokens are before the block; `start + T` must be at most S.
     """
     T = tokens_BT.shape[1]
-    positions_BT = start_B[:, None] + jnp.arange(T)
+    positions_BT = start_B[:, None] + jnp.arange(T)[None]
     x_RD = params["embed"][tokens_BT.reshape(-1)]
     if not cfg.is_rotary:
         last = params["place"].shape[0] - 1
@@ -101,8 +101,8 @@ def places_of(start_B: jax.Array, T: int, cfg: ModelConfig) -> Places:
     """Where the tokens of a block of T stand."""
     if not cfg.is_rotary:
         return Places(start_B, None)
-    positions_R = (start_B[:, None] + jnp.arange(T)).reshape(-1)
-    angle_HR = rotary_frequencies(cfg)[:, None] * positions_R.astype(jnp.float32)
+    positions_1R = (start_B[:, None] + jnp.arange(T)[None]).reshape(1, -1)
+    angle_HR = rotary_frequencies(cfg)[:, None] * positions_1R.astype(jnp.float32)
     return Places(start_B, jnp.stack([jnp.cos(angle_HR), jnp.sin(angle_HR)]))
 
 
@@ -141,8 +141,8 @@ def norm(params: Params, x_DR: jax.Array, cfg: ModelConfig) -> jax.Array:
     """RMSNorm, or GPT-2's LayerNorm, over the features."""
     x = x_DR.astype(jnp.float32)
     if not cfg.is_rotary:
-        x = x - jnp.mean(x, axis=0)
-    x = x * lax.rsqrt(jnp.mean(x * x, axis=0) + cfg.norm_epsilon)
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+    x = x * lax.rsqrt(jnp.mean(x * x, axis=0, keepdims=True) + cfg.norm_epsilon)
     x = x * params["scale"][:, None]
     if "bias" in params:
         x = x + params["bias"][:, None]
@@ -161,8 +161,8 @@ def _attend(layer, kept, x_DR, places, cfg, number):
     q_YXH = _by_row(q_NHR * scale, B).reshape(B * M, -1, H)  # X = G T
     new = tuple(_by_row(x, B).astype(kept[0].dtype) for x in (k_MHR, v_MHR))
     k_YSH, v_YSH = kept = _write(kept, new, places.start_B)
-    last_BT = places.start_B[:, None] + jnp.arange(T)
-    seen_BTS = jnp.arange(k_YSH.shape[1]) <= last_BT[:, :, None]
+    last_BT = places.start_B[:, None] + jnp.arange(T)[None]
+    seen_BTS = jnp.arange(k_YSH.shape[1])[None, None] <= last_BT[:, :, None]
     seen_YXS = jnp.repeat(jnp.tile(seen_BTS, (1, N // M, 1)), M, axis=0)
     share_YXS = jnp.where(seen_YXS, _scores(q_YXH, k_YSH), -jnp.inf)
     share_YXS = jnp.exp(share_YXS - share_YXS.max(-1, keepdims=True))
@@ -192,9 +192,9 @@ def _mix(share_YXS: jax.Array, v_YSH: jax.Array) -> jax.Array:
 
 def _turn(x_NHR: jax.Array, turn_2HR: jax.Array) -> jax.Array:
     """Rotates feature i against feature i + H / 2 of each head."""
-    cos_HR, sin_HR = turn_2HR
+    cos_1HR, sin_1HR = turn_2HR[:, None]
     first, second = jnp.split(x_NHR.astype(jnp.float32), 2, axis=1)
-    turned = (first * cos_HR - second * sin_HR, second * cos_HR + first * sin_HR)
+    turned = (first * cos_1HR - second * sin_1HR, second * cos_1HR + first * sin_1HR)
     return jnp.concatenate(turned, axis=1).astype(x_NHR.dtype)
 
 
@@ -207,7 +207,7 @@ def _write(kept, new, start_B):
             lax.dynamic_update_slice(x_YSH, new_YTH, start)
             for x_YSH, new_YTH in zip(kept, new, strict=True)
         )
-    place_BT = start_B[:, None] + jnp.arange(T)
+    place_BT = start_B[:, None] + jnp.arange(T)[None]
     place_YT = jnp.repeat(place_BT, Y // B, axis=0)
     # A row at rest may stand at the cache's end: what is beyond drops.
     return tuple(

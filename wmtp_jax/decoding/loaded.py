@@ -97,7 +97,8 @@ def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:
     tokenizer = load_tokenizer(str(folder), "the tokenizer of --model")
     params = read_layers(folder, cfg.model, cfg.heads, place)
     generation = read_generation(folder)
-    return _with_map(_loaded(cfg, params, tokenizer, generation), folder, heads)
+    found = _loaded(cfg, params, tokenizer, generation)
+    return _with_map(found, folder, count > 1)
 
 
 def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Loaded:
@@ -112,7 +113,8 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
-    return _with_map(_loaded(cfg, params, tokenizer, generation), run, heads)
+    found = _loaded(cfg, params, tokenizer, generation)
+    return _with_map(found, run, cfg.heads.count > 1)
 
 
 def _loaded(

@@ -8,17 +8,18 @@ alone (`heads.only`): same start, steps, data and seeds; every other argument go
 `python -m wmtp_jax.train` as it is. Of several seeds the means are shown; seconds are
 over the steps of all.
 
-`drafts` is the mean acceptance length of the trained model's own heads, the model's
-token counted, when each pass verifies what all heads draft (greedy, prompts of the
-validation split); `kept` is how often at least the first 1, 2, ... tokens were kept.
+`drafts` is how many tokens a forward pass would give if every pass verified what all
+heads say, the model's own counted; `agree` is how often head 1, 2, ... says what the
+model then writes, `joint` how often all up to it do (greedy, prompts of the data that
+are kept from training; `wmtp_jax/acceptance.py`).
 """
 
 import tempfile
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from benchmarks.runs import Run, options_parser, print_table, train
+from shared.decoding.acceptance import Agreement
 
 KINDS = {
     "linear": ["--head-type", "linear"],
@@ -42,41 +43,24 @@ PACE = (
 ).split()
 
 
-def drafts(run: Path, prompts: int, tokens: int) -> dict[str, Any]:
-    """What the engine counts when every pass verifies what all heads draft."""
+def drafts(run: Path, data: str, prompts: int, tokens: int) -> Agreement:
+    """The heads of a run against what its model writes."""
     from shared.config.fields import MachineConfig
-    from shared.config.layers import load_config
-    from shared.data.documents import load_examples
-    from shared.decoding.policy import Policy
-    from shared.decoding.requests import Request, Sampling
+    from shared.data.prompts import load_prompts
+    from wmtp_jax.decoding.agreement import agreement
     from wmtp_jax.decoding.engine import Engine
     from wmtp_jax.decoding.loaded import load
-
-    class Always(Policy):
-        """Drafts whether it pays or not."""
-
-        def choose(self, drafts: list[tuple[str, int]], heads: bool = False) -> int:
-            return 4 if any(length for _, length in drafts) else 1
-
-        def heads_pay(self, count: int) -> bool:
-            return True
+    from wmtp_jax.decoding.report import write
 
     model = load(str(run / "model"), MachineConfig(device="cpu"))
-    engine = Engine(model, rows=1, drafter="heads")
-    engine.drafting.policies[1] = Always()
-    examples = load_examples(load_config(run / "config.yaml").data)
-    for row in examples["validation"][:prompts]:
-        ids = tuple(model.tokenizer.encode(row["prompt"]))
-        most = Sampling(max_tokens=tokens)
-        engine.submit(Request(prompt=ids[: model.cfg.max_positions - tokens],
-                              sampling=most))  # fmt: skip
-    while engine.busy:
-        engine.step()
-    return engine.acceptance.summary()
+    engine = Engine(model, rows=1, drafter="none")
+    most = model.cfg.max_positions - tokens
+    ids = [model.tokenizer.encode(text)[:most] for text in load_prompts(data, prompts)]
+    return agreement(model, [(prompt, write(engine, prompt, tokens)) for prompt in ids])
 
 
 def row_of(
-    kind: str, way: str, runs: list[Run], drafted: list[dict[str, Any]]
+    kind: str, way: str, runs: list[Run], drafted: list[Agreement]
 ) -> dict[str, object]:
     """One row of the table: validation nll of each head, drafts kept, cost."""
     heads = runs[0].summary["heads"]
@@ -87,8 +71,12 @@ def row_of(
     spread = max(max(values) - min(values) for values in nll.values())
     peak = max(run.peak_bytes for run in runs)
     together = Run({}, [row for run in runs for row in run.rows], peak)
-    lengths = [found["mean_acceptance_length"] for found in drafted]
-    kept = [found["joint_prefix_rate"] for found in drafted]
+    lengths = [found.length for found in drafted]
+    rows = [found.rows()[1:] for found in drafted]
+    shares = {
+        short: " ".join(f"{mean(x[name] for x in of):.2f}" for of in zip(*rows))
+        for short, name in (("agree", "agreement"), ("joint", "joint_prefix_rate"))
+    }
     return {
         "heads": kind,
         "trained": way,
@@ -98,7 +86,7 @@ def row_of(
         "drafts": round(mean(lengths), 3),
         "least": round(min(lengths), 3),
         "most": round(max(lengths), 3),
-        "kept": " ".join(f"{mean(x):.2f}" for x in zip(*kept, strict=False)),
+        **shares,
         "M parameters": round(runs[0].summary["parameters"]["heads"] / 1e6, 2),
         **together.times(),
     }
@@ -110,6 +98,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--data", default="minis", help="trained on; its test prompts")
     parser.add_argument("--model", default="", help="folder; default: made here")
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=48, help="written to a prompt")
@@ -121,6 +110,7 @@ def main() -> None:
             train(BASE, "base", output_dir)
         model = own.model or str(runs_in / "base" / "model")
         pace = ["--model", model, *([] if own.model else PACE), "--heads", "4"]
+        pace += ["--data", own.data]
         pace += ["--train.max-steps", str(own.steps), "--train.epochs", "100"]
         pace += ["--train.eval-every", str(own.steps)]
         for way in own.ways:
@@ -131,7 +121,9 @@ def main() -> None:
                     name = f"{kind.replace(', ', '-')}-{way}-{seed}"
                     command = [*pace, *KINDS[kind], *words, "--seed", str(seed)]
                     runs.append(train([*command, *rest], name, output_dir))
-                    drafted.append(drafts(runs_in / name, own.prompts, own.tokens))
+                    drafted.append(
+                        drafts(runs_in / name, own.data, own.prompts, own.tokens)
+                    )
                 rows.append(row_of(kind, way, runs, drafted))
     print_table(rows, own.json)
 

@@ -149,8 +149,10 @@ def test_it_is_one_command_that_goes_on_where_it_was_stopped(
     first, last = rows(out)[1], rows(out)[4]
     assert last["loss"] < first["loss"] and "nll_head_0" not in last
     acceptance = json.loads((out / "acceptance.json").read_text())
-    assert set(acceptance) == {"none", "ngram", "heads", "both"}
-    assert acceptance["none"]["tokens_per_forward"] == 1
+    names = [row["drafter"] for row in acceptance["drafters"]]
+    assert names == ["none", "ngram", "heads", "both"]
+    assert [row["head"] for row in acceptance["heads"]] == [0, 1, 2, 3]
+    assert acceptance["drafters"][2]["same_text"] == 1
     capsys.readouterr()
     assert asked(given, out, "--report", "0") == 0  # all is there
     assert "nothing to go on with" in capsys.readouterr().out

@@ -197,9 +197,7 @@ def rows_of(
         row: dict[str, Any] = {"side": name, "batch": batch}
         row["tokens/s"] = round(statistics.median(speeds[side]), 1)
         row |= spread(times[side])
-        row["times transformers"] = round(
-            ratio(speeds, side, (PEER, batch)), 2
-        )
+        row["times transformers"] = round(ratio(speeds, side, (PEER, batch)), 2)
         row["times ours"] = round(ratio(speeds, side, ("ours", batch)), 2)
         row["tokens a forward"] = "-"
         if isinstance(turns.write, decoders.Ours):

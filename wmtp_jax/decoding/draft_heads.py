@@ -6,6 +6,8 @@ places after the model's own next one. All heads that share an unembedding read 
 Axes: B rows, K - 1 heads k >= 1 (J), R = B J, V vocabulary, D width.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -102,11 +104,20 @@ def draft(
     return token_R.reshape(B, J).astype(jnp.int32), share_R.reshape(B, J)
 
 
-def with_draft_rows(params: Params, token_map: list[int] | None) -> Params:
-    """The parameters with the rows of the unembedding that heads score."""
-    if token_map is None or "unembed" in params["heads"][0]:
+def with_draft_rows(
+    params: Params, token_map: Sequence[int] | None
+) -> Params:
+    """The parameters with the rows of the unembedding that heads score.
+
+    Of heads with an unembedding each, nothing else is kept of it.
+    """
+    if token_map is None:
         return params
-    return params | {"draft": params["unembed"][jnp.asarray(token_map)]}
+    ids_N = jnp.asarray(token_map)
+    if "unembed" not in params["heads"][0]:
+        return params | {"draft": params["unembed"][ids_N]}
+    heads = (head | {"unembed": head["unembed"][ids_N]} for head in params["heads"])
+    return params | {"heads": tuple(heads)}
 
 
 def _at(x_DR: jax.Array, last_B: jax.Array) -> jax.Array:

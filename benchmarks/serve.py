@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--warmup", type=int, default=50, help="requests not counted")
     parser.add_argument("--prompts", type=int, default=40, help="that differ")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     asked, rest = parser.parse_known_args()
@@ -220,7 +221,7 @@ def main() -> None:
     right = _alone(asked, prompts)
     asks = questions(prompts, right, asked.tokens, asked.requests)
     with server(["--model", asked.model, *rest]) as (address, pid):
-        soak(address, asks[: len(MIX)], asked.at_once)  # compiles
+        soak(address, asks[: asked.warmup], asked.at_once)
         before, started = held(address, pid), time.perf_counter()
         outcomes = soak(address, asks, asked.at_once)
         seconds = time.perf_counter() - started

@@ -6,9 +6,17 @@
 
 A *draft* is what one forward pass verifies for one row; a pass without drafted tokens
 for a row is a pass, and no draft.
+
+What the heads could draft is told apart from that, by teacher forcing over texts that
+the model has written: of every position before a written token, whether head k's most
+probable token is the text's own (`Agreement`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Integer
 
 
 @dataclass
@@ -56,3 +64,89 @@ class Acceptance:
             "drafts": self.drafts,
             "tokens": self.tokens,
         }
+
+
+@dataclass
+class Agreement:
+    """Counts of the heads' most probable tokens against the texts' own, K heads.
+
+    At position `l` head k's token is held against `tokens[l + 1 + k]`, which must be
+    one that the model has written. Head 0 is the model itself: it agrees everywhere,
+    but for ties that computing in other blocks breaks.
+
+    Attributes:
+      seen, agreed: of each head k.
+      control_seen, control: the same against `tokens[l + 2 + k]`, one place too far.
+      whole: positions at which all heads can be held against a token.
+      joint: of these, those at which the heads 1 to k all agree; `joint[0]` is `whole`.
+
+    Example:
+      >>> counts = Agreement(2)
+      >>> counts.count(np.asarray([[7, 8], [8, 0], [9, 9]]), [1, 7, 8, 9], 1)
+      >>> counts.agreed, counts.seen
+      ([3, 1], [3, 2])
+    """
+
+    heads: int
+    seen: list[int] = field(init=False)
+    agreed: list[int] = field(init=False)
+    control_seen: list[int] = field(init=False)
+    control: list[int] = field(init=False)
+    joint: list[int] = field(init=False)
+    whole: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seen", "agreed", "control_seen", "control", "joint"):
+            setattr(self, name, [0] * self.heads)
+
+    def count(
+        self, best_LK: Integer[np.ndarray, "L K"], tokens: Sequence[int], prompt: int
+    ) -> None:
+        """Adds one text.
+
+        Args:
+          best_LK: head k's most probable token at each position; the last of a text
+            may be left out.
+          tokens: of the prompt and of what the model wrote behind it.
+          prompt: how many of them are the prompt's, at least 1.
+        """
+        tokens_L, first = np.asarray(tokens), prompt - 1
+        agree = []
+        for k in range(self.heads):
+            own = tokens_L[first + 1 + k :]
+            agree.append(best_LK[first : first + len(own), k] == own)
+            self.seen[k] += len(own)
+            self.agreed[k] += int(agree[k].sum())
+            far = own[1:]
+            self.control_seen[k] += len(far)
+            self.control[k] += int((best_LK[first : first + len(far), k] == far).sum())
+        whole = len(agree[-1])
+        together = np.ones(whole, bool)
+        self.whole += whole
+        for k in range(self.heads):
+            together &= agree[k][:whole] if k else True
+            self.joint[k] += int(together.sum())
+
+    def rows(self) -> list[dict[str, float]]:
+        """Of each head k, 0 included: agreement, control, joint prefix; all in [0, 1].
+
+        Where nothing was seen they are 0.
+        """
+        return [
+            {
+                "head": k,
+                "agreement": self.agreed[k] / max(1, self.seen[k]),
+                "control": self.control[k] / max(1, self.control_seen[k]),
+                "joint_prefix_rate": self.joint[k] / max(1, self.whole),
+                "positions": self.seen[k],
+            }
+            for k in range(self.heads)
+        ]
+
+    @property
+    def length(self) -> float:
+        """Mean acceptance length if the heads drafted at every position.
+
+        1 + joint[1] + ... + joint[K - 1], as rates; the model's own token counted.
+        """
+        return 1 + sum(self.joint[1:]) / max(1, self.whole)

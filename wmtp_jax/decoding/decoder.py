@@ -10,7 +10,8 @@ that XLA updates it in place. What is beyond a row's length in it is never atten
 and a draft that is rejected needs no undoing.
 
 Axes: B rows, T tokens of a block, R = B T, S places of the cache, D width, X queries,
-keys and values, N query heads, M key and value heads, G = N / M, H width of a head.
+keys and values, N query heads, M key and value heads, Y = B M, G = N / M, H width of a
+head.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from wmtp_jax.model import ACTIVATIONS
 from wmtp_jax.positions import rotary_frequencies
 
 Params = dict[str, Any]
-Cache = tuple[tuple[jax.Array, jax.Array], ...]  # of each layer k_BMSH and v_BMSH
+Cache = tuple[tuple[jax.Array, jax.Array], ...]  # of each layer k_YSH and v_YSH
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +61,7 @@ def empty_cache(
     cfg: ModelConfig, layers: int, rows: int, places: int, dtype: str
 ) -> Cache:
     """Keys and values of so many layers (block heads have one each), all 0."""
-    shape = (rows, cfg.kv_heads, places, cfg.H)
+    shape = (rows * cfg.kv_heads, places, cfg.H)
     return tuple(
         (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers)
     )
@@ -157,40 +158,35 @@ def _attend(layer, kept, x_DR, places, cfg, number):
     if places.turn_2HR is not None:
         q_NHR, k_MHR = (_turn(x, places.turn_2HR) for x in (q_NHR, k_MHR))
     scale = H**-0.5 / (number if cfg.scale_by_layer else 1)
-    q_BMXH = _by_row(q_NHR * scale, B).reshape(B, M, -1, H)  # X = G T
-    k_BMTH, v_BMTH = (_by_row(x, B).astype(kept[0].dtype) for x in (k_MHR, v_MHR))
-    k_BMSH, v_BMSH = _write(kept, (k_BMTH, v_BMTH), places.start_B)
-    G, S = N // M, k_BMSH.shape[2]
+    q_YXH = _by_row(q_NHR * scale, B).reshape(B * M, -1, H)  # X = G T
+    new = tuple(_by_row(x, B).astype(kept[0].dtype) for x in (k_MHR, v_MHR))
+    k_YSH, v_YSH = kept = _write(kept, new, places.start_B)
     last_BT = places.start_B[:, None] + jnp.arange(T)[None]
-    seen_BTS = jnp.arange(S)[None, None] <= last_BT[:, :, None]
-    seen_B1XS = jnp.tile(seen_BTS, (1, G, 1))[:, None]
-    share_BMXS = jnp.where(seen_B1XS, _scores(q_BMXH, k_BMSH), -jnp.inf)
-    share_BMXS = jnp.exp(share_BMXS - share_BMXS.max(-1, keepdims=True))
-    mixed = _mix(share_BMXS, v_BMSH)
-    total = share_BMXS.sum(-1, keepdims=True)
-    mixed_BNTH = (mixed / total).astype(x_DR.dtype).reshape(B, N, T, H)
-    return jnp.transpose(mixed_BNTH, (1, 3, 0, 2)).reshape(N * H, B * T), (
-        k_BMSH,
-        v_BMSH,
-    )
+    seen_BTS = jnp.arange(k_YSH.shape[1])[None, None] <= last_BT[:, :, None]
+    seen_YXS = jnp.repeat(jnp.tile(seen_BTS, (1, N // M, 1)), M, axis=0)
+    share_YXS = jnp.where(seen_YXS, _scores(q_YXH, k_YSH), -jnp.inf)
+    share_YXS = jnp.exp(share_YXS - share_YXS.max(-1, keepdims=True))
+    mixed_YXH = _mix(share_YXS, v_YSH) / share_YXS.sum(-1, keepdims=True)
+    mixed_BNTH = mixed_YXH.astype(x_DR.dtype).reshape(B, N, T, H)
+    mixed_XR = jnp.transpose(mixed_BNTH, (1, 3, 0, 2)).reshape(N * H, B * T)
+    return mixed_XR, kept
 
 
 def _by_row(x_NHR: jax.Array, B: int) -> jax.Array:
-    """`[B, N, T, H]`."""
+    """`[B N, T, H]`."""
     N, H, R = x_NHR.shape
-    return jnp.transpose(x_NHR.reshape(N, H, B, R // B), (2, 0, 3, 1))
+    x_BNTH = jnp.transpose(x_NHR.reshape(N, H, B, R // B), (2, 0, 3, 1))
+    return x_BNTH.reshape(B * N, R // B, H)
 
 
-def _scores(q_BMXH: jax.Array, k_BMSH: jax.Array) -> jax.Array:
+def _scores(q_YXH: jax.Array, k_YSH: jax.Array) -> jax.Array:
+    return jnp.einsum("yxh,ysh->yxs", q_YXH, k_YSH, preferred_element_type=jnp.float32)
+
+
+def _mix(share_YXS: jax.Array, v_YSH: jax.Array) -> jax.Array:
+    share_YXS = share_YXS.astype(v_YSH.dtype)
     return jnp.einsum(
-        "bmxh,bmsh->bmxs", q_BMXH, k_BMSH, preferred_element_type=jnp.float32
-    )
-
-
-def _mix(share_BMXS: jax.Array, v_BMSH: jax.Array) -> jax.Array:
-    share_BMXS = share_BMXS.astype(v_BMSH.dtype)
-    return jnp.einsum(
-        "bmxs,bmsh->bmxh", share_BMXS, v_BMSH, preferred_element_type=jnp.float32
+        "yxs,ysh->yxh", share_YXS, v_YSH, preferred_element_type=jnp.float32
     )
 
 
@@ -202,15 +198,23 @@ def _turn(x_NHR: jax.Array, turn_2HR: jax.Array) -> jax.Array:
     return jnp.concatenate(turned, axis=1).astype(x_NHR.dtype)
 
 
-def _write(kept, fresh, start_B):
-    """The cache with a block's keys and values; what is beyond its end drops."""
-    B, _, T, _ = fresh[0].shape
-    row_B1, place_BT = jnp.arange(B)[:, None], start_B[:, None] + jnp.arange(T)[None]
-    return tuple(
-        x_BMSH.at[row_B1, :, place_BT].set(
-            jnp.swapaxes(new_BMTH, 1, 2), mode="drop", unique_indices=True
+def _write(kept, new, start_B):
+    """The cache with a block's keys and values, in place."""
+    Y, T, _ = new[0].shape
+    if (B := start_B.shape[0]) == 1:  # XLA copies the cache for a scatter of one row
+        start = (0, start_B[0], 0)
+        return tuple(
+            lax.dynamic_update_slice(x_YSH, new_YTH, start)
+            for x_YSH, new_YTH in zip(kept, new, strict=True)
         )
-        for x_BMSH, new_BMTH in zip(kept, fresh, strict=True)
+    place_BT = start_B[:, None] + jnp.arange(T)[None]
+    place_YT = jnp.repeat(place_BT, Y // B, axis=0)
+    # A row at rest may stand at the cache's end: what is beyond drops.
+    return tuple(
+        x_YSH.at[jnp.arange(Y)[:, None], place_YT].set(
+            new_YTH, mode="drop", unique_indices=True
+        )
+        for x_YSH, new_YTH in zip(kept, new, strict=True)
     )
 
 

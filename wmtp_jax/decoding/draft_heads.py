@@ -6,15 +6,13 @@ places after the model's own next one. All heads that share an unembedding read 
 Axes: B rows, K - 1 heads k >= 1 (J), R = B J, V vocabulary, D width.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
 from shared.config.model import ModelConfig
 from wmtp_jax.decoding import decoder
 from wmtp_jax.decoding.decoder import Cache, Params, Places, States
-from wmtp_jax.decoding.sampler import Controls, noise
+from wmtp_jax.decoding.sampler import Controls, argmax, noise
 
 
 def head_states(
@@ -31,7 +29,6 @@ def head_states(
       cache: of block heads, one layer each; `()` for others.
       last_B: which token of the block is a row's last.
     """
-    B = last_B.shape[0]
     hidden_DB = _at(states.hidden_DR, last_B)
     found, written = [], []
     for number, head in enumerate(params["heads"]):
@@ -44,7 +41,6 @@ def head_states(
             found.append(_at(decoder.norm(head["norm"], out_DR, cfg), last_B))
         else:
             found.append(_state(head, hidden_DB))
-    assert all(x.shape[1] == B for x in found)
     return found, tuple(written)
 
 
@@ -66,58 +62,58 @@ def draft(
     controls: Controls,
     place_B: jax.Array,
     token_map_N: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-    """`token_BJ` and the probability `share_BJ` that the head gives it.
+) -> jax.Array:
+    """`token_BJ`, each the head's most probable token, or drawn by its distribution.
 
     Args:
       place_B: of the token that the model has chosen; head k drafts for `place + k`.
       token_map_N: the ids that heads score, whose rows `params["draft"]` has.
     """
     B, J = place_B.shape[0], len(states)
-    if "unembed" in params["heads"][0]:
-        each = [
-            decoder.product(h["unembed"], x)
-            for h, x in zip(params["heads"], states, strict=True)
-        ]
-        logits_VBJ = jnp.stack(each, axis=2)
-    else:
-        state_DR = jnp.stack(states, axis=2).reshape(-1, B * J)
-        matrix = params["draft"] if token_map_N is not None else params["unembed"]
-        logits_VBJ = decoder.product(matrix, state_DR).reshape(-1, B, J)
-    logits_RV = logits_VBJ.astype(jnp.float32).reshape(-1, B * J).T
-    temperature_R1 = controls.repeated(J).temperature_R[:, None]
-    scaled_RV = logits_RV / jnp.where(temperature_R1 == 0, 1, temperature_R1)
+    logits_VR = _logits(params, states, token_map_N)
+    repeated = controls.repeated(J)
     place_R = (place_B[:, None] + jnp.arange(1, J + 1)[None]).reshape(-1)
 
-    def noisy(x):
-        of_all = noise(controls.repeated(J).key_R2, place_R, params["embed"].shape[0])
-        own = of_all if token_map_N is None else of_all[:, token_map_N]
-        return x + jnp.where(temperature_R1 == 0, 0, own)
+    def draw(logits_VR):
+        of_all_RV = noise(repeated.key_R2, place_R, params["embed"].shape[0])
+        own_RV = of_all_RV if token_map_N is None else of_all_RV[:, token_map_N]
+        cold_R = repeated.temperature_R == 0
+        scaled_VR = logits_VR / jnp.where(cold_R, 1, repeated.temperature_R)[None]
+        return argmax(scaled_VR + jnp.where(cold_R[None], 0, own_RV.T))
 
-    drawn_RV = jax.lax.cond(
-        jnp.any(controls.temperature_R > 0), noisy, lambda x: x, scaled_RV
-    )
-    index_R = jnp.argmax(drawn_RV, axis=1)
-    own_R = jnp.take_along_axis(scaled_RV, index_R[:, None], axis=1)[:, 0]
-    share_R = jnp.exp(own_R - jax.nn.logsumexp(scaled_RV, axis=1))
+    warm = jnp.any(controls.temperature_R > 0)
+    index_R = jax.lax.cond(warm, draw, argmax, logits_VR)
     token_R = index_R if token_map_N is None else token_map_N[index_R]
-    return token_R.reshape(B, J).astype(jnp.int32), share_R.reshape(B, J)
+    return token_R.reshape(B, J).astype(jnp.int32)
 
 
-def with_draft_rows(
-    params: Params, token_map: Sequence[int] | None
-) -> Params:
+def _logits(
+    params: Params, states: list[jax.Array], token_map_N: jax.Array | None
+) -> jax.Array:
+    """`[V, B J]`; heads without an unembedding of their own read one together."""
+    if "unembed" in params["heads"][0]:
+        pairs = zip(params["heads"], states, strict=True)
+        each = [decoder.product(head["unembed"], x_DB) for head, x_DB in pairs]
+        logits_VBJ = jnp.stack(each, axis=2)
+        return logits_VBJ.reshape(logits_VBJ.shape[0], -1).astype(jnp.float32)
+    state_DBJ = jnp.stack(states, axis=2)
+    matrix_VD = params["draft"] if token_map_N is not None else params["unembed"]
+    state_DR = state_DBJ.reshape(state_DBJ.shape[0], -1)
+    return decoder.product(matrix_VD, state_DR).astype(jnp.float32)
+
+
+def with_draft_rows(params: Params, token_map: list[int] | None) -> Params:
     """The parameters with the rows of the unembedding that heads score.
 
-    Of heads with an unembedding each, nothing else is kept of it.
+    A head that has its own keeps no other rows of it.
     """
-    if token_map is None:
+    if token_map is None or not params["heads"]:
         return params
-    ids_N = jnp.asarray(token_map)
+    rows_N = jnp.asarray(token_map)
     if "unembed" not in params["heads"][0]:
-        return params | {"draft": params["unembed"][ids_N]}
-    heads = (head | {"unembed": head["unembed"][ids_N]} for head in params["heads"])
-    return params | {"heads": tuple(heads)}
+        return params | {"draft": params["unembed"][rows_N]}
+    cut = [head | {"unembed": head["unembed"][rows_N]} for head in params["heads"]]
+    return params | {"heads": tuple(cut)}
 
 
 def _at(x_DR: jax.Array, last_B: jax.Array) -> jax.Array:

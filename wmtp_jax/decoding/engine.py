@@ -178,7 +178,7 @@ class Engine:
         """One call; no seconds where it had to be compiled."""
         assert self._rows is not None
         rows = replace(self._rows, left_B=jnp.asarray(self._left))
-        B, places = len(self._running), rows.cache[0][0].shape[2]
+        B, places = len(self._running), rows.cache[0][0].shape[1]
         key = (B, places, size, asked, count > 1)
         start = perf_counter()
         if count > 1:
@@ -241,7 +241,7 @@ class Engine:
                 pieces.append(sample.tell())
                 continue
             row = self._running.index(None)
-            self._make_room(max(len(request.prompt), cache[0][0].shape[2]))
+            self._make_room(max(len(request.prompt), cache[0][0].shape[1]))
             what = self.prompts.first_row(sample)
             self._rows = self.programs.put(self._rows, cache, row, what)
             self._running[row], self._left[row] = sample, sample.left
@@ -269,7 +269,7 @@ class Engine:
     def _make_room(self, length: int) -> None:
         """Places in the cache for so many tokens."""
         assert self._rows is not None
-        if length > self._rows.cache[0][0].shape[2]:
+        if length > self._rows.cache[0][0].shape[1]:
             self._rows = self.programs.grow(self._rows, places=places_for(length))
 
 

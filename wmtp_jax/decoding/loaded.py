@@ -109,7 +109,7 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
     _, state, _ = checkpoint.read_run(run, cfg, step)
     tree = state.params
     if not heads:
-        cfg = replace(cfg, heads=replace(cfg.heads, count=1, weight=()))
+        cfg = replace(cfg, heads=HeadsConfig(count=1))
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)

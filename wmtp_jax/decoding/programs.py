@@ -57,7 +57,7 @@ def make_programs(model: Loaded) -> Programs:
         score=jax.jit(score, static_argnames="most"),
         put=jax.jit(put, donate_argnames="rows"),
         grow=jax.jit(grow, static_argnames="places"),
-        take=jax.jit(lambda rows, index_B: jax.tree.map(lambda x: x[index_B], rows)),
+        take=jax.jit(take),
     )
 
 
@@ -137,25 +137,35 @@ def score(params: Params, hidden_DT: jax.Array, next_T: jax.Array, *, most: int)
 def put(rows: Rows, cache: Cache, where: jax.Array, what: Rows) -> Rows:
     """Row `where` becomes the one row of `what`, with the prompt's cache."""
 
-    def write(x, y):
-        start = (where, *(0,) * (x.ndim - 1))
+    def write(x, y, at):
+        start = (at, *(0,) * (x.ndim - 1))
         return lax.dynamic_update_slice(x, y.astype(x.dtype), start)
 
-    def place(x, y):
-        return jax.tree.map(write, x, y)
-
-    kept = place(rows.cache, cache)
-    own = place(replace(rows, cache=()), replace(what, cache=()))
-    return replace(own, cache=kept)
+    heads = cache[0][0].shape[0]  # keys and values of one row
+    kept = jax.tree.map(partial(write, at=where * heads), rows.cache, cache)
+    own = (replace(rows, cache=()), replace(what, cache=()))
+    return replace(jax.tree.map(partial(write, at=where), *own), cache=kept)
 
 
 def grow(rows: Rows, *, places: int) -> Rows:
     """The same rows, with more places in the cache."""
 
-    def wider(x):
-        return jnp.pad(x, ((0, 0), (0, 0), (0, places - x.shape[2]), (0, 0)))
+    def wider(x_YSH):
+        return jnp.pad(x_YSH, ((0, 0), (0, places - x_YSH.shape[1]), (0, 0)))
 
     return replace(rows, cache=jax.tree.map(wider, rows.cache))
+
+
+def take(rows: Rows, index_B: jax.Array) -> Rows:
+    """These of the rows, in this order."""
+    B = rows.last_B.shape[0]
+
+    def of_cache(x_YSH):
+        x_BMSH = x_YSH.reshape(B, -1, *x_YSH.shape[1:])
+        return x_BMSH[index_B].reshape(-1, *x_YSH.shape[1:])
+
+    own = jax.tree.map(lambda x: x[index_B], replace(rows, cache=()))
+    return replace(own, cache=jax.tree.map(of_cache, rows.cache))
 
 
 def places_for(length: int) -> int:

@@ -53,7 +53,7 @@ class Gained:
       token_BT: what the model chose; only the first `count_B` are the text's.
       count_B: 0 for a row that rests.
       logprob_BT, top_BTN, top_logprob_BTN: if asked for.
-      draft_BJ, share_BJ: what the heads draft next, if asked for.
+      draft_BJ: what the heads draft next, if asked for.
     """
 
     token_BT: jax.Array
@@ -62,7 +62,6 @@ class Gained:
     top_BTN: jax.Array | None = None
     top_logprob_BTN: jax.Array | None = None
     draft_BJ: jax.Array | None = None
-    share_BJ: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,10 @@ def advance(
         )
     if asked.heads:
         place_B = rows.length_B + count_B
-        next_BJ, share_BJ = draft_heads.draft(
+        next_BJ = draft_heads.draft(
             params, of_heads, rows.controls, place_B, token_map_N
         )
-        gained = replace(gained, draft_BJ=next_BJ, share_BJ=share_BJ)
+        gained = replace(gained, draft_BJ=next_BJ)
     moved = replace(
         rows,
         cache=(*cache, *more),

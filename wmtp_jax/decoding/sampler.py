@@ -42,7 +42,7 @@ def choose(logits_VR: jax.Array, controls: Controls, place_R: jax.Array) -> jax.
     Args:
       place_R: of the token in its row's text, by which its noise is keyed.
     """
-    greedy_R = _argmax(logits_VR)
+    greedy_R = argmax(logits_VR)
 
     def draw(_):
         logits_RV = logits_VR.T
@@ -86,8 +86,8 @@ def log_probabilities(
     return own_R - total_R, index_RN, top_RN - total_R[:, None]
 
 
-def _argmax(logits_VR: jax.Array) -> jax.Array:
-    """Over the leading axis; two plain reductions, which XLA makes fast code of."""
+def argmax(logits_VR: jax.Array) -> jax.Array:
+    """Of each column, the first of equal ones; two reductions are faster than one."""
     V = logits_VR.shape[0]
     top_1R = jnp.max(logits_VR, axis=0, keepdims=True)
     index_V1 = jnp.arange(V, dtype=jnp.int32)[:, None]

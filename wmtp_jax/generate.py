@@ -26,14 +26,6 @@ from shared.tracking.console import Progress
 from wmtp_jax import NAME
 
 DRAFTERS = ("auto", "none", "ngram", "heads", "both")
-HELP = {
-    "max_tokens": "tokens of a sample at most",
-    "temperature": "0 is greedy",
-    "top_k": "only so many of the most probable tokens; 0 keeps all",
-    "top_p": "the fewest tokens that have this share together",
-    "min_p": "only tokens with this share of the most probable one's",
-    "seed": "of the noise that tokens are drawn with",
-}
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
@@ -175,11 +167,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", type=home_path, help="file to write; must be new")
     add("--chat", action="store_true", help="lay prompts out by the chat template")
     add("--stream", action="store_true", help="show one prompt's text as it comes")
-    defaults = Sampling()
-    for name, help_text in HELP.items():
-        value = getattr(defaults, name)
-        flag = f"--{name.replace('_', '-')}"
-        add(flag, type=type(value), default=value, help=f"{help_text} ({value})")
+    add("--max-tokens", type=int, default=256, help="of a sample at most (256)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (0)")
+    add("--top-k", type=int, default=0, help="only so many of the most probable (all)")
+    add("--top-p", type=float, default=1.0,
+        help="the fewest tokens that have this share together (1)")  # fmt: skip
+    add("--min-p", type=float, default=0.0,
+        help="only tokens with this share of the most probable one's (0)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the noise tokens are drawn with (0)")
     add("--stop", action="append", default=[], help="text before which a sample ends")
     add("--ignore-eos", action="store_true", help="go on after ends of text")
     add("--n", type=int, default=1, help="samples of each prompt (1)")

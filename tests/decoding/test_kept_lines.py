@@ -40,5 +40,5 @@ def test_what_cannot_be_written_is_refused(tmp_path, name):
 def test_other_options_are_refused(tmp_path):
     first = KeptLines(tmp_path / "out.jsonl", ASKED)
     first.add({"text": "a"})
-    with pytest.raises(ValueError, match="go on with what .* was begun for"):
+    with pytest.raises(ValueError, match=r"go on with what .* was begun for"):
         KeptLines(tmp_path / "out.jsonl", ASKED | {"n": 2})

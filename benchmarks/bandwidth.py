@@ -16,8 +16,9 @@ SIZE = 2**30  # bytes that are read, larger than any cache
 TIMES = 3  # of which the best counts
 
 
-def readers(size: int = SIZE) -> dict[str, Callable[[], float]]:
+def readers() -> dict[str, Callable[[], float]]:
     """By library, a function that reads with all cores: seconds of a byte, at best."""
+    size = SIZE
     numbers = np.ones(size // 4, np.float32)
     parts = np.array_split(numbers, os.cpu_count() or 1)
     threads = ThreadPoolExecutor(len(parts))

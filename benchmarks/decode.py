@@ -74,7 +74,8 @@ class Bench:
     def __init__(self, asked: argparse.Namespace) -> None:
         self.asked, self.held = asked, {}
         tokenizer = load_tokenizer(asked.model, "the tokenizer of --model")
-        texts = load_prompts(asked.data)
+        largest = max(asked.prompts, *asked.batch)
+        texts = load_prompts(asked.data, (asked.rounds + 1) * largest)
         self.prompts = [list(tokenizer.encode(text)) for text in texts]
 
     @property
@@ -130,7 +131,7 @@ class Bench:
             longest = max(map(len, self.prompts)) + self.asked.tokens
             for places in sorted({places_for(1), self.places(), places_for(longest)}):
                 ours.engine.calibrate(places)
-        for _ in range(self.asked.rounds):
+        for _ in range(self.asked.rounds + 1):  # one more warms up
             turns()
         turns.rewind()
 

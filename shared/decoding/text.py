@@ -21,7 +21,8 @@ class TextStream:
       context: the prompt's ids.
       stop: texts before which it ends.
       text: certain so far, without what is held back.
-      ends: of each token, how long the text is with it.
+      ends: of each token, how long the text is with it, were it not for a stop string;
+        the tokens of half a character end with the one that makes it whole.
       stopped: whether a stop string was found; `text` ends before it.
     """
 
@@ -33,31 +34,45 @@ class TextStream:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self._ids = list(self.context)[-CONTEXT:]
+        self._ids = self._last_of_context()
         self._prefix, self._read = 0, len(self._ids)
         self._before = self.decode(self._ids)
         self._told_text = self._told_tokens = 0
 
+    def _last_of_context(self) -> list[int]:
+        """Its last ids, as many as it takes for whole characters, and at least one."""
+        ids, length = list(self.context), CONTEXT
+        while length < len(ids):
+            before = self.decode(ids[-length:])
+            if before and HALF not in before:
+                break
+            length *= 2
+        return ids[-length:]
+
     def push(self, token: int) -> bool:
         """Adds one token; returns whether the sample goes on."""
         self._ids.append(token)
-        now = self.decode(self._ids[self._prefix :])
-        # Bytes that are no character yet are shown as such, or, of the tokenizer
-        # `bytes`, not at all.
-        whole = len(now) > len(self._before) and not now.endswith(HALF)
-        if whole or self._is_long():
-            self._take(now)
         self.ends.append(len(self.text))
+        now = self.decode(self._ids[self._prefix :])
+        if not now.endswith(HALF):
+            self._take(now, len(self._ids))
+        elif len(self._ids) - self._read > LONGEST_CHARACTER:
+            # No character: but for the last bytes, which may begin one.
+            certain = len(self._ids) - (LONGEST_CHARACTER - 1)
+            self._take(self.decode(self._ids[self._prefix : certain]), certain)
         return not self.stopped
 
-    def _is_long(self) -> bool:
-        return len(self._ids) - self._read > LONGEST_CHARACTER
-
-    def _take(self, now: str) -> None:
-        known = len(self.text)
-        self.text += now[len(self._before) :]
-        self._prefix, self._read = self._read, len(self._ids)
-        self._before = self.decode(self._ids[self._prefix :])
+    def _take(self, now: str, read: int) -> None:
+        """The text up to the id `read` is certain."""
+        known, new = len(self.text), now[len(self._before) :]
+        self.text += new
+        held = len(self._ids) - self._read
+        for place in range(len(self.ends) - held, len(self.ends)):
+            self.ends[place] = len(self.text)
+        if new:  # else these ids decide nothing of how the next are spelled
+            self._prefix = self._read
+        self._read = read
+        self._before = self.decode(self._ids[self._prefix : read])
         longest = max((len(stop) for stop in self.stop), default=0)
         start = max(0, known - longest + 1)
         found = [self.text.find(stop, start) for stop in self.stop]
@@ -68,12 +83,12 @@ class TextStream:
     def finish(self) -> None:
         """Adds what was held back as half a character: the sample ends."""
         if not self.stopped and self._read < len(self._ids):
-            self._take(self.decode(self._ids[self._prefix :]))
-            if self.ends:
-                self.ends[-1] = len(self.text)
+            self._take(self.decode(self._ids[self._prefix :]), len(self._ids))
 
     def tell(self, *, last: bool) -> tuple[str, int]:
         """The text that is certain since the last time, and how many tokens it is.
+
+        Where a stop string cuts a token, the token is told with what is left of it.
 
         Args:
           last: whether the sample has ended, so that nothing is held back.
@@ -83,19 +98,17 @@ class TextStream:
         first = self._told_tokens
         if last and not self.stopped:
             self._told_tokens = len(self.ends)
-        elif last:
-            starts = [0, *self.ends[:-1]]
-            self._told_tokens = sum(start < certain for start in starts)
-        else:
-            while self._told_tokens < len(self.ends) and self._is_told(certain):
-                self._told_tokens += 1
+        while self._told_tokens < len(self.ends) and self._is_told(certain, last):
+            self._told_tokens += 1
         return told, self._told_tokens - first
 
-    def _is_told(self, certain: int) -> bool:
-        # A token of half a character is told with the one that makes it whole.
+    def _is_told(self, certain: int, last: bool) -> bool:
         place = self._told_tokens
-        whole = len(self._ids) - self._read
-        return self.ends[place] <= certain and place < len(self.ends) - whole
+        if self.ends[place] <= certain:
+            # What is held back ends nowhere yet.
+            return last or place < len(self.ends) - (len(self._ids) - self._read)
+        start = self.ends[place - 1] if place else 0
+        return last and start < certain
 
     def _maybe_stop(self) -> int:
         """Characters at the end that may be the beginning of a stop string."""

@@ -80,7 +80,6 @@ def test_greedy_is_that_of_transformers_and_of_the_whole_pass(pair):
     assert list(said.tokens) == right and said.finish == "length"
     logits_LV = logits_of(theirs, ids + right[:-1])[len(ids) - 1 :]
     assert logits_LV.argmax(axis=1).tolist() == right  # without a cache
-    assert len(set(right)) > 1
 
 
 def test_blocks_of_any_size_are_the_whole_pass(pair):

@@ -110,11 +110,12 @@ def advance(
             gained, logprob_BT=own, top_BTN=top, top_logprob_BTN=top_logprob
         )
     more = rows.cache[n:]
-    if asked.heads:
+    if asked.heads or more:  # block heads keep up where they do not draft
         places = decoder.places_of(rows.length_B, T, cfg)
         of_heads, more = draft_heads.head_states(
             params, more, states, places, last_B, cfg
         )
+    if asked.heads:
         place_B = rows.length_B + count_B
         next_BJ = draft_heads.draft(
             params, of_heads, rows.controls, place_B, token_map_N

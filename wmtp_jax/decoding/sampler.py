@@ -76,10 +76,13 @@ def noise(key_R2: jax.Array, place_R: jax.Array, size: int) -> jax.Array:
 def log_probabilities(
     logits_VR: jax.Array, token_R: jax.Array, most: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(logprob_R, top_token_RN, top_logprob_RN)` at temperature 1, N the `most`."""
+    """`(logprob_R, top_token_RN, top_logprob_RN)` at temperature 1, N the `most`.
+
+    N is V where that is less.
+    """
     total_R = jax.nn.logsumexp(logits_VR, axis=0)
     own_R = jnp.take_along_axis(logits_VR, token_R[None], axis=0)[0]
-    top_RN, index_RN = lax.top_k(logits_VR.T, most)
+    top_RN, index_RN = lax.top_k(logits_VR.T, min(most, logits_VR.shape[0]))
     return own_R - total_R, index_RN, top_RN - total_R[:, None]
 
 

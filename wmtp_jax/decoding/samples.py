@@ -108,3 +108,5 @@ class Sample:
     def _end(self, finish: Finish) -> None:
         self.finish, self.left = finish, 0
         self._stream.finish()
+        if self._stream.stopped:  # in what was held back
+            self.finish = "stop"

@@ -74,7 +74,9 @@ def row_of(
     lengths = [found.length for found in drafted]
     rows = [found.rows()[1:] for found in drafted]
     shares = {
-        short: " ".join(f"{mean(x[name] for x in of):.2f}" for of in zip(*rows))
+        short: " ".join(
+            f"{mean(x[name] for x in of):.2f}" for of in zip(*rows, strict=True)
+        )
         for short, name in (("agree", "agreement"), ("joint", "joint_prefix_rate"))
     }
     return {

@@ -121,7 +121,7 @@ def write_texts(model: Any, texts: Any, sampling: Sampling, rows: int) -> None:
 
 
 def report(cfg: Config, out: Path, data: str, count: int, tokens: int) -> None:
-    """What the drafts gain behind prompts of `data` that are kept for it; in OUT too."""
+    """What drafts gain behind prompts of `data` that are kept for it; in OUT too."""
     from shared.data.prompts import load_prompts
     from shared.files import write_json
     from shared.tracking.console import Progress

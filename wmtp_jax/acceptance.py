@@ -98,8 +98,10 @@ def show(name: str, found: Any) -> None:
         for row in found.heads
     ]
     console.table(f"{name}: heads, by teacher forcing", columns, heads)
-    length = f"{found.agreement.length:.2f}"
-    console.say(f"{HEAD_NOTES}\nAll heads at every position: {length} tokens a forward")
+    console.say(HEAD_NOTES)
+    if len(heads) > 1:
+        length = f"{found.agreement.length:.2f} tokens a forward"
+        console.say(f"  All heads drafting at every position would give {length}.\n")
 
 
 def shares(rates: list[float]) -> str:

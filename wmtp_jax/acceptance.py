@@ -45,10 +45,13 @@ def run(asked: argparse.Namespace) -> None:
     drafters = asked.drafters or measured.drafters_of(model)
     found = {}
     for source, prompts in texts.items():
-        ids = [
+        encoded = [
             prompt_ids(model.tokenizer, {"prompt": text}, False, f"prompt {i}")
             for i, text in enumerate(prompts, 1)
         ]
+        ids = measured.that_fit(encoded, asked.tokens, model.cfg.max_positions)
+        if left_out := len(encoded) - len(ids):
+            console.say(f"{source}: {left_out} prompts are too long and left out")
         with Progress(len(ids), f"acceptance on {Path(source).name}") as progress:
             found[source] = measured.report(
                 model, ids, drafters, tokens=asked.tokens, progress=progress.update

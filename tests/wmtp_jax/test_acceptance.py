@@ -17,7 +17,7 @@ from tests.trees import random_params, small
 from wmtp_jax import acceptance, heads, model
 from wmtp_jax.decoding.agreement import BLOCK, agreement, make_best
 from wmtp_jax.decoding.loaded import Loaded
-from wmtp_jax.decoding.report import report
+from wmtp_jax.decoding.report import report, that_fit
 
 K = 4
 
@@ -112,6 +112,12 @@ def test_heads_say_what_they_say_to_the_trainer(kind):
         right.append((states_BLD[0] @ np.asarray(matrix_VD).T).argmax(1))
     found = make_best(loaded(cfg, of_heads, params))(tokens_BL[0].tolist())
     np.testing.assert_array_equal(found, np.stack(right, axis=1))
+
+
+def test_prompts_that_fit():
+    assert that_fit([[1] * 5, [1] * 6, []], 4, 9) == [[1] * 5]
+    with pytest.raises(ValueError, match=r"at most 5 tokens, .* got 6"):
+        that_fit([[1] * 6], 4, 9)
 
 
 def test_heads_that_draft_few_ids_agree_on_these():

@@ -29,7 +29,7 @@ acceptance length: mean over drafts of 1 + the drafted tokens that were kept; th
 HEAD_NOTES = """\
 agreement: head k's most probable token is the one that the model writes k + 1 places
   on, at every position before a written token. control: the same against the token one
-  place further, where heads that know their place agree only by chance. joint: the
+  place further where that is another one: near 0 if heads know their place. joint: the
   heads 1 to k all agree."""
 
 

@@ -59,6 +59,9 @@ def test_counts_by_hand():
     counts.count(np.asarray([[1, 2, 2]]), [7, 1], 1)  # too short for more than head 0
     assert (counts.seen, counts.whole) == ([5, 3, 2], 2)
     assert counts.rows()[1]["agreement"] == pytest.approx(2 / 3)
+    twice = Agreement(1)  # a token that is written twice says nothing of the place
+    twice.count(np.asarray([[5], [5], [6]]), [1, 5, 5, 6], 1)
+    assert (twice.agreed, twice.control_seen, twice.control) == ([3], [1], [0])
 
 
 @pytest.mark.parametrize("offset, agree, control", [(0, 1, 0), (1, 0, 1), (5, 0, 0)])

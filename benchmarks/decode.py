@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from benchmarks import bandwidth, decoders
@@ -25,6 +26,7 @@ from benchmarks.timing import Times, rates, ratio, spread, take_turns
 from shared.config.fields import MachineConfig
 from shared.data.prompts import load_prompts
 from shared.data.tokenizer import load_tokenizer
+from shared.huggingface.config_json import read_hf_config
 from shared.run.report import peak_of_process
 
 AIMS = {1: 2.5, 16: 1.5}  # times transformers, by batch
@@ -76,7 +78,12 @@ class Bench:
         tokenizer = load_tokenizer(asked.model, "the tokenizer of --model")
         largest = max(asked.prompts, *asked.batch)
         texts = load_prompts(asked.data, (asked.rounds + 1) * largest)
-        self.prompts = [list(tokenizer.encode(text)) for text in texts]
+        encoded = [list(tokenizer.encode(text)) for text in texts]
+        described = read_hf_config(Path(asked.model))
+        most = described.layer["model.max_positions"] - asked.tokens
+        self.prompts = [ids for ids in encoded if 0 < len(ids) <= most]
+        if not self.prompts:
+            raise SystemExit(f"no prompt has at most {most} tokens: fewer --tokens")
 
     @property
     def model(self) -> Any:
@@ -164,7 +171,7 @@ def main() -> None:
 def _asked() -> argparse.Namespace:
     parser = options_parser(__doc__ or "")
     add = parser.add_argument
-    add("--model", required=True, help="a folder that both open")
+    add("--model", required=True, help="a folder that both open (RUN/model)")
     add("--data", default="minis", help="minis, mbpp, humaneval, folder or file")
     add("--batch", nargs="+", type=int, default=[1, 16])
     add("--tokens", type=int, default=64, help="behind each prompt")

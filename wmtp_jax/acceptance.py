@@ -29,7 +29,7 @@ acceptance length: mean over drafts of 1 + the drafted tokens that were kept; th
 HEAD_NOTES = """\
 agreement: head k's most probable token is the one that the model writes k + 1 places
   on, at every position before a written token. control: the same against the token one
-  place further, where heads that know their place agree only by chance. joint: the
+  place further where that is another one: near 0 if heads know their place. joint: the
   heads 1 to k all agree."""
 
 
@@ -45,10 +45,13 @@ def run(asked: argparse.Namespace) -> None:
     drafters = asked.drafters or measured.drafters_of(model)
     found = {}
     for source, prompts in texts.items():
-        ids = [
+        encoded = [
             prompt_ids(model.tokenizer, {"prompt": text}, False, f"prompt {i}")
             for i, text in enumerate(prompts, 1)
         ]
+        ids = measured.that_fit(encoded, asked.tokens, model.cfg.max_positions)
+        if left_out := len(encoded) - len(ids):
+            console.say(f"{source}: {left_out} prompts are too long and left out")
         with Progress(len(ids), f"acceptance on {Path(source).name}") as progress:
             found[source] = measured.report(
                 model, ids, drafters, tokens=asked.tokens, progress=progress.update
@@ -98,8 +101,10 @@ def show(name: str, found: Any) -> None:
         for row in found.heads
     ]
     console.table(f"{name}: heads, by teacher forcing", columns, heads)
-    length = f"{found.agreement.length:.2f}"
-    console.say(f"{HEAD_NOTES}\nAll heads at every position: {length} tokens a forward")
+    console.say(HEAD_NOTES)
+    if len(heads) > 1:
+        length = f"{found.agreement.length:.2f} tokens a forward"
+        console.say(f"  All heads drafting at every position would give {length}.\n")
 
 
 def shares(rates: list[float]) -> str:

@@ -76,7 +76,8 @@ class Agreement:
 
     Attributes:
       seen, agreed: of each head k.
-      control_seen, control: the same against `tokens[l + 2 + k]`, one place too far.
+      control_seen, control: the same against `tokens[l + 2 + k]`, one place too far,
+        where that is another token.
       whole: positions at which all heads can be held against a token.
       joint: of these, those at which the heads 1 to k all agree; `joint[0]` is `whole`.
 
@@ -117,9 +118,10 @@ class Agreement:
             agree.append(best_LK[first : first + len(own), k] == own)
             self.seen[k] += len(own)
             self.agreed[k] += int(agree[k].sum())
-            far = own[1:]
-            self.control_seen[k] += len(far)
-            self.control[k] += int((best_LK[first : first + len(far), k] == far).sum())
+            far, differ = own[1:], own[1:] != own[:-1]
+            hit = best_LK[first : first + len(far), k] == far
+            self.control_seen[k] += int(differ.sum())
+            self.control[k] += int((hit & differ).sum())
         whole = len(agree[-1])
         together = np.ones(whole, bool)
         self.whole += whole

@@ -17,7 +17,7 @@ from tests.trees import random_params, small
 from wmtp_jax import acceptance, heads, model
 from wmtp_jax.decoding.agreement import BLOCK, agreement, make_best
 from wmtp_jax.decoding.loaded import Loaded
-from wmtp_jax.decoding.report import report
+from wmtp_jax.decoding.report import report, that_fit
 
 K = 4
 
@@ -59,6 +59,9 @@ def test_counts_by_hand():
     counts.count(np.asarray([[1, 2, 2]]), [7, 1], 1)  # too short for more than head 0
     assert (counts.seen, counts.whole) == ([5, 3, 2], 2)
     assert counts.rows()[1]["agreement"] == pytest.approx(2 / 3)
+    twice = Agreement(1)  # a token that is written twice says nothing of the place
+    twice.count(np.asarray([[5], [5], [6]]), [1, 5, 5, 6], 1)
+    assert (twice.agreed, twice.control_seen, twice.control) == ([3], [1], [0])
 
 
 @pytest.mark.parametrize("offset, agree, control", [(0, 1, 0), (1, 0, 1), (5, 0, 0)])
@@ -112,6 +115,12 @@ def test_heads_say_what_they_say_to_the_trainer(kind):
         right.append((states_BLD[0] @ np.asarray(matrix_VD).T).argmax(1))
     found = make_best(loaded(cfg, of_heads, params))(tokens_BL[0].tolist())
     np.testing.assert_array_equal(found, np.stack(right, axis=1))
+
+
+def test_prompts_that_fit():
+    assert that_fit([[1] * 5, [1] * 6, []], 4, 9) == [[1] * 5]
+    with pytest.raises(ValueError, match=r"at most 5 tokens, .* got 6"):
+        that_fit([[1] * 6], 4, 9)
 
 
 def test_heads_that_draft_few_ids_agree_on_these():

@@ -102,6 +102,24 @@ def report(
     return Report(rows, agreement(model, texts))
 
 
+def that_fit(
+    prompts: Sequence[Sequence[int]], tokens: int, positions: int
+) -> list[Sequence[int]]:
+    """The prompts behind which a model has room for so many tokens.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    found = [prompt for prompt in prompts if 0 < len(prompt) <= positions - tokens]
+    if not found:
+        raise ValueError(
+            f"a prompt must have at most {positions - tokens} tokens, which with the "
+            f"{tokens} asked for are the model's {positions}, got "
+            f"{min(map(len, prompts), default=0)} and more"
+        )
+    return found
+
+
 def warm_up(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> None:
     """Compiles and times all that texts behind these prompts may need."""
     shapes = {}

@@ -79,7 +79,8 @@ def test_drafted_greedy_is_greedy(drafter, head_type, ids, counted):
         right = [int(follows(TEXTS[i][-1], n)) for n in range(1, 13 + 20 * i)]
         assert list(tokens) == right[: len(tokens)] and len(tokens) == 12 + 20 * i
     assert kept.tokens == sum(12 + 20 * i for i in range(len(TEXTS)))
-    assert 0 < kept.accepted < kept.drafted
+    assert 0 < kept.accepted <= kept.drafted
+    assert drafter != "heads" or kept.accepted < kept.drafted
     assert kept.tokens == kept.passes + kept.accepted
 
 

@@ -214,10 +214,13 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--warmup", type=int, default=50, help="requests not counted")
     parser.add_argument("--prompts", type=int, default=40, help="that differ")
+    parser.add_argument("--letters", type=int, default=80, help="of a prompt, at most")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     asked, rest = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server, too
     examples = load_examples(DataConfig())["train"]
-    prompts = [example["prompt"] for example in examples[: asked.prompts]]
+    texts = [example["prompt"][: asked.letters] for example in examples]
+    prompts = list(dict.fromkeys(texts))[: asked.prompts]
     right = _alone(asked, prompts)
     asks = questions(prompts, right, asked.tokens, asked.requests)
     with server(["--model", asked.model, *rest]) as (address, pid):

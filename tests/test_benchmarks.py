@@ -1,16 +1,21 @@
 """Every benchmark runs to its table at a tiny size; times are not looked at."""
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import (
+    bandwidth,
+    decode,
+    decoders,
     floor,
     hardware,
     head_memory,
@@ -23,6 +28,7 @@ from benchmarks import (
     weighting_overhead,
     workload,
 )
+from tests import served_model
 
 SMALL = ["--shape", "tiny", "--batch", "2", "--length", "32", "--rounds", "1"]
 
@@ -200,6 +206,80 @@ def test_signals(monkeypatch, tmp_path):
     options = ("--heads", "1", "--documents", "6", "--length", "64")
     rows = table(monkeypatch, tmp_path, signals, *options)
     assert all(float(row["largest difference"]) < 1e-4 for row in rows)
+
+
+def test_decode(monkeypatch, tmp_path, capsys):
+    """All sides write the same texts; one of them again, alone."""
+    folder, path = served_model.folder(tmp_path / "model"), tmp_path / "rows.json"
+    names = ("add", "a", "subtract", "xor")
+    rows = [
+        {"prompt": f"def {name}(x, y):\n", "completion": "    pass"} for name in names
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        "--model",
+        folder,
+        "--data",
+        str(data),
+        "--batch",
+        "1",
+        "2",
+        "--tokens",
+        "20",
+    ]
+    options += ["--prompts", "1", "--rounds", "1", "--drafters", "ngram"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *options, "--json", str(path)])
+    monkeypatch.setattr(bandwidth, "SIZE", 2**20)
+    monkeypatch.setattr(decode, "AIMS", {1: 2.5, 2: 1.5})
+    decode.main()
+    rows = json.loads(path.read_text())
+    sides = [("ours", 1), ("transformers", 1), ("ours", 2), ("transformers", 2)]
+    assert [(row["side"], row["batch"]) for row in rows] == [*sides, ("ngram", 1)]
+    for row in rows:
+        same, of = row["same text"].split("/")
+        assert same == of != "0" and row["tokens/s"] > 0
+        assert (row["times transformers"] == 1) or row["side"] != "transformers"
+    shown = capsys.readouterr().out
+    for said in (
+        "batch 2: [0-9.]+ times",
+        "pass of 4 over 1: ",
+        "best drafter: ngram, ",
+    ):
+        assert re.search(said, shown), said
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark", *options, "--alone", "transformers", "1"]
+    )
+    decode.main()
+    assert int(capsys.readouterr().out) > 2**27
+
+
+def test_llama_cpp_writes_as_it_is_asked_to(monkeypatch):
+    """Its package is not here: one that counts upwards stands in for it."""
+
+    class Llama:
+        def __init__(self, **options):
+            assert options["model_path"] == "x.gguf"
+
+        def reset(self):
+            pass
+
+        def generate(self, tokens, temp, **options):
+            return itertools.count(tokens[-1] + 1) if temp == 0 else None
+
+    monkeypatch.setitem(sys.modules, "llama_cpp", types.SimpleNamespace(Llama=Llama))
+    write = decoders.llama_cpp("x.gguf", 3)
+    assert write([[1, 2], [7]]) == [[3, 4, 5], [8, 9, 10]]
+
+
+def test_bytes_of_a_step():
+    """A tied embedding is read once, as unembedding; places count twice."""
+    params = {"embed": np.zeros((9, 4), "f4"), "norm": {"scale": np.zeros(4, "f4")}}
+    params |= {"unembed": params["embed"], "layers": ({"up": np.zeros((8, 4), "f4")},)}
+    cfg = types.SimpleNamespace(num_layers=1, kv_heads=2, H=2)
+    model = types.SimpleNamespace(params=params, cfg=cfg, dtype="float32")
+    assert bandwidth.step_bytes(model, 0) == 4 * (36 + 4 + 32)
+    assert bandwidth.step_bytes(model, 10) == 4 * (72 + 2 * 4 * 10)
 
 
 def test_times_are_taken_in_turns():

@@ -5,35 +5,28 @@
 
 A line of FILE.jsonl has `prompt`, or `messages` with --chat; its other keys are kept.
 A line of the output has them too, and `completions`, a list of `text`, `finish` and
-`tokens` (and `logprobs` with --logprobs).
+`tokens` (and `logprobs` with --logprobs). Stopped, the same command goes on with the
+lines that are missing.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from shared.config.fields import MachineConfig
+from shared.decoding.kept_lines import KeptLines
 from shared.decoding.requests import Piece, Request, Sampling
-from shared.files import write_text
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from shared.tracking.console import Progress
 from wmtp_jax import NAME
 
 DRAFTERS = ("auto", "none", "ngram", "heads", "both")
-HELP = {
-    "max_tokens": "tokens of a sample at most",
-    "temperature": "0 is greedy",
-    "top_k": "only so many of the most probable tokens; 0 keeps all",
-    "top_p": "the fewest tokens that have this share together",
-    "min_p": "only tokens with this share of the most probable one's",
-    "seed": "of the noise that tokens are drawn with",
-}
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
@@ -122,8 +115,7 @@ def run(asked: argparse.Namespace) -> None:
     rows = [{"prompt": text} for text in asked.prompt]
     if asked.prompts:
         rows += read_prompts(asked.prompts)
-    if asked.to and asked.to.exists():
-        raise ValueError(f"--to must be a new file, got {asked.to}")
+    kept = KeptLines(asked.to, _identity(asked, rows)) if asked.to else None
     from wmtp_jax.decoding.engine import Engine
     from wmtp_jax.decoding.loaded import load
     from wmtp_jax.sharding import keep_programs
@@ -141,27 +133,40 @@ def run(asked: argparse.Namespace) -> None:
                 prompt=tuple(ids), samples=asked.n, sampling=sampling, logprobs=logprobs
             )
         )
-    single = len(requests) == 1 and asked.n == 1 and not asked.to
-    stream = asked.stream and single
-    lines = []
-    shown = Progress(len(requests), "prompts") if asked.to else nullcontext()
-    with shown as progress:
-        for row, completions in zip(
-            rows, answers(engine, requests, stream), strict=True
-        ):
-            lines.append(row | {"completions": completions})
-            if progress is not None:
-                progress.update(len(lines))
-    if asked.to:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text(asked.to, text)
-    elif single:
-        console.say("" if stream else lines[0]["completions"][0]["text"])
+    if kept is not None:
+        _write(engine, rows, requests, kept)
+    elif len(requests) == asked.n == 1:
+        (((completion,),),) = [list(answers(engine, requests, asked.stream))]
+        console.say("" if asked.stream else completion["text"])
     else:
-        for line in lines:
-            console.say(json.dumps(line, ensure_ascii=False))
+        for row, of in zip(rows, answers(engine, requests, False), strict=True):
+            console.say(json.dumps(row | {"completions": of}, ensure_ascii=False))
     if asked.report:
         console.say(json.dumps(engine.acceptance.summary()), sys.stderr)
+
+
+def _write(
+    engine: Any, rows: list[dict], requests: list[Request], kept: KeptLines
+) -> None:
+    """Writes what an earlier call has not."""
+    done = len(kept.lines)
+    with Progress(len(rows), "generate", start=done, unit="prompt") as progress:
+        found = answers(engine, requests[done:], False)
+        for row, completions in zip(rows[done:], found, strict=True):
+            kept.add(row | {"completions": completions})
+            progress.update(len(kept.lines))
+    kept.finish()
+
+
+def _identity(asked: argparse.Namespace, rows: list[dict]) -> dict[str, Any]:
+    """What decides the lines of the output."""
+    own = {
+        name: value
+        for name, value in vars(asked).items()
+        if name not in ("to", "prompts", "compiled", "report", "rows", "stream")
+    }
+    text = json.dumps(rows, sort_keys=True).encode()
+    return own | {"prompts": hashlib.sha256(text).hexdigest()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,11 +180,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", type=home_path, help="file to write; must be new")
     add("--chat", action="store_true", help="lay prompts out by the chat template")
     add("--stream", action="store_true", help="show one prompt's text as it comes")
-    defaults = Sampling()
-    for name, help_text in HELP.items():
-        value = getattr(defaults, name)
-        flag = f"--{name.replace('_', '-')}"
-        add(flag, type=type(value), default=value, help=f"{help_text} ({value})")
+    add("--max-tokens", type=int, default=256, help="of a sample at most (256)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (0)")
+    add("--top-k", type=int, default=0, help="only so many of the most probable (all)")
+    add("--top-p", type=float, default=1.0,
+        help="the fewest tokens that have this share together (1)")  # fmt: skip
+    add("--min-p", type=float, default=0.0,
+        help="only tokens with this share of the most probable one's (0)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the noise tokens are drawn with (0)")
     add("--stop", action="append", default=[], help="text before which a sample ends")
     add("--ignore-eos", action="store_true", help="go on after ends of text")
     add("--n", type=int, default=1, help="samples of each prompt (1)")

@@ -120,70 +120,28 @@ def write_texts(model: Any, texts: Any, sampling: Sampling, rows: int) -> None:
                     progress.update(done)
 
 
-def report(cfg: Config, out: Path, count: int, tokens: int) -> dict[str, Any]:
-    """How fast the model decodes prompts it has not seen, by drafter; kept in OUT."""
-    from shared.data.documents import load_examples
-    from shared.data.tokenizer import Tokenizer
+def report(cfg: Config, out: Path, data: str, count: int, tokens: int) -> None:
+    """What drafts gain behind prompts of `data` that are kept for it; in OUT too."""
+    from shared.data.prompts import load_prompts
     from shared.files import write_json
-    from shared.tracking import console
+    from shared.tracking.console import Progress
+    from wmtp_jax.acceptance import show
+    from wmtp_jax.decoding import report as measured
     from wmtp_jax.decoding.loaded import load
+    from wmtp_jax.generate import prompt_ids
 
-    examples = load_examples(cfg.data)
-    rows = (examples.get("test") or examples["validation"])[:count]
     model = load(str(out / "model"), cfg.machine)
-    tokenizer: Tokenizer = model.tokenizer
-    most = model.cfg.max_positions - tokens
-    prompts = [tokenizer.encode(row["prompt"])[:most] for row in rows]
-    found = {
-        drafter: _drafted(model, drafter, [p for p in prompts if p], tokens)
-        for drafter in ("none", "ngram", "heads", "both")
-    }
-    plain = found["none"]["tokens_per_s"]
-    names = ("tokens_per_forward", "mean_acceptance_length", "tokens_per_s")
-    table = [
-        (
-            drafter,
-            *(round(of[name], 2) for name in names),
-            round(of["tokens_per_s"] / plain, 2),
-            " ".join(f"{x:.2f}" for x in of["joint_prefix_rate"]),
-        )
-        for drafter, of in found.items()
+    prompts = [
+        prompt_ids(model.tokenizer, {"prompt": text}, cfg.data.chat, "a prompt")
+        for text in load_prompts(data, count)
     ]
-    columns = ("drafter", *(name.replace("_", " ") for name in names))
-    title = f"{len(rows)} prompts x {tokens} greedy tokens, one at a time"
-    console.table(title, (*columns, "speed-up", "first j kept"), table)
-    write_json(out / "acceptance.json", found)
-    return found
-
-
-def _drafted(
-    model: Any, drafter: str, prompts: list[list[int]], tokens: int
-) -> dict[str, Any]:
-    """Acceptance and tokens per second of one drafter, one prompt after the other."""
-    from time import perf_counter
-
-    from shared.decoding.acceptance import Acceptance
-    from shared.decoding.requests import Request
-    from wmtp_jax.decoding.engine import Engine
-
-    engine = Engine(model, rows=1, drafter=drafter)
-    engine.calibrate()
-    sampling = Sampling(max_tokens=tokens)
-
-    def decode(ids: list[int]) -> None:
-        engine.submit(Request(prompt=tuple(ids), sampling=sampling))
-        while engine.busy:
-            engine.step()
-
-    for ids in prompts:  # every program that is needed is compiled now
-        decode(ids)
-    engine.acceptance = Acceptance()
-    start = perf_counter()
-    for ids in prompts:
-        decode(ids)
-    seconds = perf_counter() - start
-    found = engine.acceptance.summary()
-    return found | {"tokens_per_s": engine.acceptance.tokens / seconds}
+    with Progress(len(prompts), "acceptance", unit="prompt") as progress:
+        known = {"tokens": tokens, "progress": progress.update}
+        found = measured.report(model, prompts, **known)
+    show(Path(data).name, found)
+    told = {"data": data, "drafters": found.drafters, "heads": found.heads}
+    length = {"heads_at_every_position": found.agreement.length}
+    write_json(out / "acceptance.json", told | length)
 
 
 def run(asked: argparse.Namespace, rest: list[str]) -> None:
@@ -209,7 +167,7 @@ def run(asked: argparse.Namespace, rest: list[str]) -> None:
         )
         train(replace(cfg, data=data))
     if asked.report:
-        report(cfg, out, asked.report, asked.tokens)
+        report(cfg, out, asked.data, asked.report, asked.tokens)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -92,6 +92,6 @@ def best_of_block(
         min_p_R=jnp.zeros(T),
         key_R2=jnp.zeros((T, 2), jnp.uint32),
     )
-    draft_TJ, _ = draft_heads.draft(params, of_heads, greedy, zeros, token_map_N)
+    draft_TJ = draft_heads.draft(params, of_heads, greedy, zeros, token_map_N)
     best_TK = jnp.concatenate([model_T1.astype(jnp.int32), draft_TJ], axis=1)
     return best_TK, (*kept, *more)

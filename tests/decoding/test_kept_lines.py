@@ -1,0 +1,44 @@
+"""Output that is stopped and goes on."""
+
+import json
+
+import pytest
+
+from shared.decoding.kept_lines import KeptLines
+
+ASKED = {"model": "m", "n": 1}
+
+
+def test_it_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "out.jsonl"
+    first = KeptLines(path, ASKED)
+    assert list(tmp_path.iterdir()) == []  # nothing before there is something
+    first.add({"text": "a\nb"})
+    first.add({"text": "ü"})
+    partial = tmp_path / "out.jsonl.partial"
+    with open(partial, "ab") as file:
+        file.write(b'{"text": "hal')  # of a killed writer
+    second = KeptLines(path, ASKED)
+    assert second.lines == [{"text": "a\nb"}, {"text": "ü"}]
+    second.add({"text": "c"})
+    second.finish()
+    assert [json.loads(x)["text"] for x in path.read_text().splitlines()] == [
+        "a\nb",
+        "ü",
+        "c",
+    ]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "none/out.jsonl"])
+def test_what_cannot_be_written_is_refused(tmp_path, name):
+    (tmp_path / "out.jsonl").write_text("")
+    with pytest.raises(ValueError, match="--to must be"):
+        KeptLines(tmp_path / name, ASKED)
+
+
+def test_other_options_are_refused(tmp_path):
+    first = KeptLines(tmp_path / "out.jsonl", ASKED)
+    first.add({"text": "a"})
+    with pytest.raises(ValueError, match=r"go on with what .* was begun for"):
+        KeptLines(tmp_path / "out.jsonl", ASKED | {"n": 2})

@@ -72,8 +72,17 @@ class Policy:
             return found
         if heads:
             return self.cost(size) * self.head_cost
-        one = self.costs.get((1, False), 1.0)
-        return one * (1 + MORE * (size - 1))
+        return self._one() * (1 + MORE * (size - 1))
+
+    def _one(self) -> float:
+        """Seconds of a plain pass, in the unit of what was measured."""
+        if (found := self.costs.get((1, False))) is not None:
+            return found
+        found_all = [
+            seconds / (1 + MORE * (size - 1)) / (self.head_cost if heads else 1)
+            for (size, heads), seconds in self.costs.items()
+        ]
+        return min(found_all, default=1.0)
 
     def kept(self, source: str, draft: list[int], gained: list[int]) -> None:
         """What was drafted, against what the model chose, as far as that is known."""
@@ -98,6 +107,8 @@ class Policy:
           heads: whether the heads draft in the pass.
         """
         if not any(length for _, length in drafts):
+            return 1
+        if (1, heads) not in self.costs:  # what a draft has to win against
             return 1
         gains = {
             size: sum(self.expected(s, min(n, size - 1)) for s, n in drafts)

@@ -37,6 +37,7 @@ class Sampling(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require("seed", self.seed < 2**32, "below 2**32")
         self.require("stop", all(self.stop), "texts that are not empty")
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 from itertools import cycle, product
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,7 +78,8 @@ def test_drafted_greedy_is_greedy(drafter, head_type, ids, counted):
         right = [int(follows(TEXTS[i][-1], n)) for n in range(1, 13 + 20 * i)]
         assert list(tokens) == right[: len(tokens)] and len(tokens) == 12 + 20 * i
     assert kept.tokens == sum(12 + 20 * i for i in range(len(TEXTS)))
-    assert 0 < kept.accepted < kept.drafted
+    assert 0 < kept.accepted <= kept.drafted
+    assert drafter != "heads" or kept.accepted < kept.drafted
     assert kept.tokens == kept.passes + kept.accepted
 
 
@@ -182,13 +182,11 @@ def exact(whole, params, ids, temperature: float) -> np.ndarray:
 
 @pytest.mark.parametrize("drafter", ["none", "heads"])
 def test_sampling_has_the_models_distribution(drafter, counted):
-    """Chi-square over pairs of tokens of 1500 samples; a wrong temperature shows."""
-    whole, params, _ = random_loaded("medusa", vocab_size=FEW, count=2)
-    params = jax.tree.map(lambda x: 2 * x, params)  # surer of its tokens
-    model = trained(whole.model, whole.heads, params)
+    """Chi-square over pairs of tokens of 800 samples; a wrong temperature shows."""
+    whole, params, model = random_loaded("medusa", vocab_size=FEW, count=2)
     many = engine(model, rows=64, drafter=drafter)
-    kept, ids, count = counted(many), [2, 3, 5], 1500
-    request = asked(ids, 3, temperature=1.0, seed=7, samples=count, ignore_eos=True)
+    kept, ids, count = counted(many), [2, 3, 5], 800
+    request = asked(ids, 3, temperature=6.0, seed=7, samples=count, ignore_eos=True)
     seen = Counter(tokens[:2] for tokens in tokens_of(many, request))
     seen_VV = np.array([[seen[a, b] for b in range(FEW)] for a in range(FEW)])
 
@@ -200,7 +198,7 @@ def test_sampling_has_the_models_distribution(drafter, counted):
         return stats.chisquare(found, expected, sum_check=False).pvalue
 
     assert seen_VV.sum() == count
-    assert chance(1.0) > 1e-3 and chance(1.5) < 1e-9
+    assert chance(6.0) > 1e-3 and chance(3.0) < 1e-9
     assert drafter == "none" or kept.accepted > 0
 
 

@@ -114,11 +114,9 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
     cfg = load_config(run / "config.yaml")
     tokenizer = tokenizer_of_run(run, cfg)
     _, state, _ = checkpoint.read_run(run, cfg, step)
-    tree = state.params
-    if not heads:
-        cfg = replace(cfg, heads=HeadsConfig(count=1))
-        tree = {**tree, "heads": {}}
-    params = layers_of(tree, cfg.model, cfg.heads, place)
+    of_heads = cfg.heads if heads else HeadsConfig(count=1)
+    tree = state.params if of_heads.count > 1 else {**state.params, "heads": {}}
+    params = layers_of(tree, cfg.model, of_heads, place)
     generation = dict(tokenizer.generation)
     found = _loaded(cfg.model, of_heads, params, tokenizer, generation)
     return _with_map(found, run, of_heads.count > 1)

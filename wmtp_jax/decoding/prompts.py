@@ -61,7 +61,7 @@ class Prompts:
             ignore_B=one(sampling.ignore_eos, bool),
             controls=Controls(
                 temperature_R=one(sampling.temperature, np.float32),
-                top_k_R=one(sampling.top_k, np.int32),
+                top_k_R=one(min(sampling.top_k, self.model.cfg.vocab_size), np.int32),
                 top_p_R=one(sampling.top_p, np.float32),
                 min_p_R=one(sampling.min_p, np.float32),
                 key_R2=np.asarray(jax.random.key_data(key))[None],

@@ -13,6 +13,7 @@ from shared.decoding.acceptance import Agreement
 from shared.head_types import HEAD_TYPES
 from shared.huggingface.layers import layers_of
 from tests import served_model
+from tests.decoding_models import with_map
 from tests.trees import random_params, small
 from wmtp_jax import acceptance, heads, model
 from wmtp_jax.decoding.agreement import BLOCK, agreement, make_best
@@ -97,9 +98,13 @@ def test_a_report_of_rigged_heads():
     assert found.agreement.length == 4
 
 
+@pytest.mark.parametrize("ids", [None, tuple(range(259, 0, -3))], ids=["all", "few"])
 @pytest.mark.parametrize("kind", HEAD_TYPES)
-def test_heads_say_what_they_say_to_the_trainer(kind):
-    """Over more than one block, with `model.forward` and all the logits."""
+def test_heads_say_what_they_say_to_the_trainer(kind, ids):
+    """Over more than one block, with `model.forward` and all the logits.
+
+    Heads that draft few ids say the best of these; head 0 is asked for all.
+    """
     cfg = replace(small("llama"), max_positions=64)
     of_heads = HeadsConfig(count=3, type=kind)
     params = random_params(cfg, of_heads)
@@ -112,8 +117,12 @@ def test_heads_say_what_they_say_to_the_trainer(kind):
     right = []
     for k, states_BLD in enumerate(states_KBLD):
         matrix_VD = shared_VD if k == 0 or own_KVD is None else own_KVD[k - 1]
-        right.append((states_BLD[0] @ np.asarray(matrix_VD).T).argmax(1))
-    found = make_best(loaded(cfg, of_heads, params))(tokens_BL[0].tolist())
+        logits_LV = states_BLD[0] @ np.asarray(matrix_VD).T
+        known_N = np.asarray(ids if ids and k else range(260))
+        right.append(known_N[logits_LV[:, known_N].argmax(1)])
+    read = loaded(cfg, of_heads, params)
+    read = with_map(read, ids) if ids else read
+    found = make_best(read)(tokens_BL[0].tolist())
     np.testing.assert_array_equal(found, np.stack(right, axis=1))
 
 

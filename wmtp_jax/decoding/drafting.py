@@ -10,6 +10,7 @@ from wmtp_jax.decoding.samples import Sample
 DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 Draft = tuple[list[int], str]  # tokens, and where they are from
 Drafts = dict[int, Draft]  # by row
+QUICK = 0.01  # seconds of a pass beside which those of a call are not small
 
 
 class Drafting:
@@ -39,10 +40,14 @@ class Drafting:
     def uses_heads(self) -> bool:
         return self.name in ("heads", "both")
 
-    @property
-    def looks_each_token(self) -> bool:
-        """Whether something may be drafted at any token."""
-        return self.name != "none"
+    def looks_rarely(self, rows: int, heads: bool) -> bool:
+        """Whether plain passes run many in one call, without a look at drafts.
+
+        A look costs the time of a call. Where a pass takes little more than that,
+        drafts are looked for once in a call of many.
+        """
+        quick = self.policy(rows).cost(1) < QUICK
+        return self.name == "none" or (quick and not heads)
 
     def policy(self, rows: int) -> Policy:
         """What is known of so many rows; new ones begin with what fewer have taught."""

@@ -121,18 +121,18 @@ class Engine:
             return pieces
         asked = self._asked(active)
         size, drafts = self.drafting.plan(self._running, asked.heads)
-        count = 1
-        if size == 1 and not self.drafting.looks_each_token:
+        rows, count = len(self._running), 1
+        if size == 1 and self.drafting.looks_rarely(rows, asked.heads):
             count = min(MOST_STEPS, max(sample.left for sample in active))
         self._make_room(max(sample.length for sample in active) + max(size, count))
         gained, seconds = self._run(asked, size, count, drafts)
-        if seconds is not None and count == 1:
-            rows = len(self._running)
-            self.drafting.measured(rows, size, asked.heads, seconds)
+        passes = count if count == 1 else int(gained.count_B.max())
+        if seconds is not None:
+            self.drafting.measured(rows, size, asked.heads, seconds / passes)
         for row, sample in enumerate(self._running):
             if sample is not None:
                 drafted = len(drafts.get(row, ((), ""))[0])
-                pieces += self._take(row, sample, gained, drafted)
+                pieces += self._take(row, sample, gained, drafted, count > 1)
         return pieces
 
     def calibrate(self, places: int = 256) -> dict[int, float]:
@@ -163,7 +163,7 @@ class Engine:
     @property
     def _places(self) -> int:
         """Of the cache."""
-        return 0 if self._rows is None else self._rows.cache[0][0].shape[2]
+        return 0 if self._rows is None else self._rows.cache[0][0].shape[1]
 
     def _active(self) -> list[Sample]:
         return [sample for sample in self._running if sample is not None]
@@ -185,8 +185,8 @@ class Engine:
         """One call; no seconds where it had to be compiled."""
         assert self._rows is not None
         rows = replace(self._rows, left_B=jnp.asarray(self._left))
-        B, places = len(self._running), rows.cache[0][0].shape[1]
-        key = (B, places, size, asked, count > 1)
+        B = len(self._running)
+        key = (B, self._places, size, asked, count > 1)
         start = perf_counter()
         if count > 1:
             rows, gained = self.programs.steps(
@@ -207,16 +207,13 @@ class Engine:
         return gained, None if is_new else seconds
 
     def _take(
-        self, row: int, sample: Sample, gained: Gained, drafted: int
+        self, row: int, sample: Sample, gained: Gained, drafted: int, one_by_one: bool
     ) -> Iterator[Piece]:
         """What one row has gained, told; a row whose sample ends is free again."""
         tokens = gained.token_BT[row, : int(gained.count_B[row])].tolist()
-        if self.drafting.name == "none":
-            self.acceptance.passes += len(tokens)
-            self.acceptance.tokens += len(tokens)
-        else:
-            self.acceptance.count(drafted, len(tokens))
-            self.drafting.learn(len(self._running), sample, tokens)
+        for part in [[x] for x in tokens] if one_by_one else [tokens]:
+            self.acceptance.count(drafted, len(part))
+        self.drafting.learn(len(self._running), sample, tokens)
         sample.gain(gained, row, tokens, self.model.ends)
         self._left[row] = sample.left
         if (piece := sample.tell()) is not None:
@@ -284,7 +281,7 @@ class Engine:
     def _make_room(self, length: int) -> None:
         """Places in the cache for so many tokens."""
         assert self._rows is not None
-        if length > self._rows.cache[0][0].shape[1]:
+        if length > self._places:
             self._rows = self.programs.grow(self._rows, places=places_for(length))
 
 

@@ -125,12 +125,9 @@ class Bench:
         return made
 
     def _compile(self, ours: decoders.Ours, turns: Turns) -> None:
-        from wmtp_jax.decoding.programs import places_for
+        from wmtp_jax.decoding.report import calibrate
 
-        if ours.engine.drafting.name != "none":
-            longest = max(map(len, self.prompts)) + self.asked.tokens
-            for places in sorted({places_for(1), self.places(), places_for(longest)}):
-                ours.engine.calibrate(places)
+        calibrate(ours.engine, self.prompts, self.asked.tokens)
         for _ in range(self.asked.rounds + 1):  # one more warms up
             turns()
         turns.rewind()

@@ -75,7 +75,8 @@ def theirs(folder: str, batch: int, tokens: int, held: dict[str, Any]) -> Write:
 
     if "torch" not in held:
         transformers.utils.logging.disable_progress_bar()
-        torch.set_num_threads(os.cpu_count() or 1)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(os.cpu_count() or 1)
         kind = transformers.AutoModelForCausalLM
         made = kind.from_pretrained(folder, dtype=torch.float32).eval()
         made.generation_config = transformers.GenerationConfig(use_cache=True)

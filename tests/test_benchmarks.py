@@ -211,7 +211,23 @@ def test_signals(monkeypatch, tmp_path):
 def test_decode(monkeypatch, tmp_path, capsys):
     """All sides write the same texts; one of them again, alone."""
     folder, path = served_model.folder(tmp_path / "model"), tmp_path / "rows.json"
-    options = ["--model", folder, "--batch", "1", "2", "--tokens", "20"]
+    names = ("add", "a", "subtract", "xor")
+    rows = [
+        {"prompt": f"def {name}(x, y):\n", "completion": "    pass"} for name in names
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        "--model",
+        folder,
+        "--data",
+        str(data),
+        "--batch",
+        "1",
+        "2",
+        "--tokens",
+        "20",
+    ]
     options += ["--prompts", "1", "--rounds", "1", "--drafters", "ngram"]
     monkeypatch.setattr(sys, "argv", ["benchmark", *options, "--json", str(path)])
     monkeypatch.setattr(bandwidth, "SIZE", 2**20)

@@ -32,7 +32,7 @@ def head_states(
     hidden_DB = _at(states.hidden_DR, last_B)
     found, written = [], []
     for number, head in enumerate(params["heads"]):
-        if "block" in head:
+        if "norm" in head:  # a layer of its own
             out_DR, kept = decoder.run_layer(
                 head["block"], cache[number], states.residual_DR, places, cfg,
                 cfg.num_layers,

@@ -26,7 +26,7 @@ from shared.decoding.acceptance import Acceptance
 from shared.decoding.policy import SIZES
 from shared.decoding.requests import MOST_TOP, Piece, Request
 from wmtp_jax.decoding.drafting import DRAFTERS, Drafting
-from wmtp_jax.decoding.loaded import Loaded
+from wmtp_jax.decoding.loaded import Loaded, without_heads
 from wmtp_jax.decoding.programs import MOST_STEPS, empty_rows, make_programs, places_for
 from wmtp_jax.decoding.prompts import Prefill, Prompts
 from wmtp_jax.decoding.rows import Asked, Gained, Rows
@@ -46,8 +46,10 @@ class Engine:
         Raises:
           ValueError: if there is no such drafter, or the model has no heads for it.
         """
-        self.model, self.most_rows = model, rows
         self.drafting = Drafting(drafter, model.heads.count - 1)
+        if not self.drafting.uses_heads:
+            model = without_heads(model)
+        self.model, self.most_rows = model, rows
         self.acceptance = Acceptance()
         self.programs = make_programs(model)
         self.prompts = Prompts(model, self.programs)
@@ -158,6 +160,11 @@ class Engine:
                 self.drafting.measured(1, size, with_heads, min(times[1:]))
         return found
 
+    @property
+    def _places(self) -> int:
+        """Of the cache."""
+        return 0 if self._rows is None else self._rows.cache[0][0].shape[2]
+
     def _active(self) -> list[Sample]:
         return [sample for sample in self._running if sample is not None]
 
@@ -248,16 +255,24 @@ class Engine:
         return [piece for piece in pieces if piece is not None]
 
     def _resize(self, wanted: int) -> None:
-        """As many rows as are wanted, in doublings; fewer once a quarter would do."""
+        """As many rows as are wanted, in doublings; fewer once a quarter would do.
+
+        When nothing runs, the cache begins small again.
+        """
         B, size = len(self._running), 1
         while size < wanted:
             size *= 2
         size = min(size, self.most_rows)
-        if wanted == 0 or B == size or (size < B and 4 * size > B):
-            return
         kept = [row for row, sample in enumerate(self._running) if sample is not None]
-        if self._rows is None:
-            self._rows = empty_rows(self.model, size, places_for(1))
+        places = self._places
+        if wanted and not kept:
+            places = places_for(len(self._waiting[0][2].prompt))
+        fits = B == size or (size < B and 4 * size > B)
+        if wanted == 0 or (fits and places == self._places):
+            return
+        if not kept:
+            self._rows = None  # gone before the next one comes
+            self._rows = empty_rows(self.model, size, places)
         else:
             index_B = np.asarray([*kept, *[0] * (size - len(kept))], np.int32)
             self._rows = self.programs.take(self._rows, index_B)

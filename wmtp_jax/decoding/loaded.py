@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from shared.config.fields import Config, HeadsConfig, MachineConfig
+from shared.config.fields import HeadsConfig, MachineConfig
 from shared.config.layers import MODELS, build, load_config, preset_names
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import Tokenizer, load_tokenizer
@@ -75,6 +75,13 @@ def load(
     return replace(found, name=name, dtype=machine.dtype, params=params)
 
 
+def without_heads(model: Loaded) -> Loaded:
+    """The model alone; nothing is copied."""
+    params = {name: x for name, x in model.params.items() if name != "draft"}
+    heads = replace(model.heads, count=1, weight=(), only=False, target="data")
+    return replace(model, heads=heads, params=params | {"heads": ()}, token_map=None)
+
+
 def _run_of(name: str) -> Path | None:
     try:
         return find(name, ".", "--model")[0]
@@ -97,7 +104,7 @@ def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:
     tokenizer = load_tokenizer(str(folder), "the tokenizer of --model")
     params = read_layers(folder, cfg.model, cfg.heads, place)
     generation = read_generation(folder)
-    found = _loaded(cfg, params, tokenizer, generation)
+    found = _loaded(cfg.model, cfg.heads, params, tokenizer, generation)
     return _with_map(found, folder, count > 1)
 
 
@@ -113,12 +120,13 @@ def _of_checkpoint(run: Path, step: int | None, heads: bool, place: Any) -> Load
         tree = {**tree, "heads": {}}
     params = layers_of(tree, cfg.model, cfg.heads, place)
     generation = dict(tokenizer.generation)
-    found = _loaded(cfg, params, tokenizer, generation)
-    return _with_map(found, run, cfg.heads.count > 1)
+    found = _loaded(cfg.model, of_heads, params, tokenizer, generation)
+    return _with_map(found, run, of_heads.count > 1)
 
 
 def _loaded(
-    cfg: Config,
+    cfg: ModelConfig,
+    heads: HeadsConfig,
     params: Params,
     tokenizer: Tokenizer,
     generation: dict[str, Any],
@@ -128,11 +136,11 @@ def _loaded(
     known = {tokenizer.eos_id, *(x for x in ends if type(x) is int)}
     return Loaded(
         name="",
-        cfg=cfg.model,
-        heads=cfg.heads,
+        cfg=cfg,
+        heads=heads,
         params=params,
         tokenizer=tokenizer,
-        ends=tuple(sorted(x for x in known if 0 <= x < cfg.model.vocab_size)),
+        ends=tuple(sorted(x for x in known if 0 <= x < cfg.vocab_size)),
     )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shared.head_types import HEAD_TYPES
 from wmtp_jax.decoding import decoder, draft_heads
 from wmtp_jax.decoding.decoder import Cache, Params
 from wmtp_jax.decoding.loaded import Loaded
@@ -66,13 +67,13 @@ class _Shape:
 
     def __init__(self, model: Loaded) -> None:
         self.cfg = model.cfg
-        self.has_blocks = model.heads.count > 1 and model.heads.type == "block"
+        self.has_blocks = num_layers(model) > model.cfg.num_layers
 
 
 def num_layers(model: Loaded) -> int:
     """Layers with keys and values: the trunk's, and those of block heads."""
-    blocks = model.heads.count - 1 if model.heads.type == "block" else 0
-    return model.cfg.num_layers + blocks
+    has_one = HEAD_TYPES[model.heads.type].copies_block
+    return model.cfg.num_layers + (model.heads.count - 1) * has_one
 
 
 def empty_rows(model: Loaded, rows: int, places: int) -> Rows:

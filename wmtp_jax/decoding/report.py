@@ -104,25 +104,37 @@ def report(
 
 def warm_up(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> None:
     """Compiles and times all that texts behind these prompts may need."""
-    shapes = {_shape(len(prompt), tokens): prompt for prompt in prompts}
-    if engine.drafting.name != PLAIN:
-        for places in sorted({n for _, kept in shapes for n in kept}):
-            engine.calibrate(places)
+    shapes = {}
+    for prompt in prompts:
+        shapes[_blocks_of(len(prompt)), places_of(len(prompt), tokens)] = prompt
+    calibrate(engine, prompts, tokens)
     for prompt in shapes.values():
         write(engine, prompt, tokens, ends=False)
     engine.acceptance = Acceptance()
 
 
-def _shape(prompt: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """By what two texts differ in the programs that they need: blocks, and places."""
-    blocks, left = [], prompt - 1
+def calibrate(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> None:
+    """Times passes over drafts with every size of the cache that texts will need."""
+    if engine.drafting.name != PLAIN:
+        for places in sorted({n for x in prompts for n in places_of(len(x), tokens)}):
+            engine.calibrate(places)
+
+
+def places_of(prompt: int, tokens: int) -> tuple[int, ...]:
+    """Sizes that the cache of one row has, one after the other."""
+    found = [places_for(prompt)]
+    while found[-1] < prompt + tokens + MOST_STEPS:
+        found.append(2 * found[-1])
+    return tuple(found)
+
+
+def _blocks_of(prompt: int) -> tuple[int, ...]:
+    """Sizes of the passes over a prompt without its last token."""
+    found, left = [], prompt - 1
     while left > 0:
-        blocks.append(block_for(left))
-        left -= blocks[-1]
-    places = [places_for(prompt)]
-    while places[-1] < prompt + tokens + MOST_STEPS:
-        places.append(2 * places[-1])
-    return tuple(blocks), tuple(places)
+        found.append(block_for(left))
+        left -= found[-1]
+    return tuple(found)
 
 
 def write(

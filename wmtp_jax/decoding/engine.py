@@ -163,7 +163,7 @@ class Engine:
     @property
     def _places(self) -> int:
         """Of the cache."""
-        return 0 if self._rows is None else self._rows.cache[0][0].shape[2]
+        return 0 if self._rows is None else self._rows.cache[0][0].shape[1]
 
     def _active(self) -> list[Sample]:
         return [sample for sample in self._running if sample is not None]

@@ -114,7 +114,7 @@ def test_it_is_what_vllm_loads_and_computes(tmp_path, shape, head_type, token_ma
     np.testing.assert_allclose(vllm_logits(config, found, h_RD), right, rtol=1e-9)
 
 
-@pytest.mark.parametrize("head_type", set(HEAD_TYPES) - set(TENSORS))
+@pytest.mark.parametrize("head_type", sorted(set(HEAD_TYPES) - set(TENSORS)))
 def test_other_heads_are_refused(tmp_path, head_type):
     write = lambda: written(tmp_path / "out", "gpt2", head_type, None)  # noqa: E731
     refuses(write, "heads for vllm must be of type medusa or linear", head_type)

@@ -90,6 +90,7 @@ def test_every_export_of_a_run_has_it(name, other, tmp_path):
     assert read_token_map(crossed) == right == read_token_map(crossed / "model")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_ask_for_another(tmp_path):
     done = run(jax_train, tmp_path, "a", *SHORT)
     again = f"--resume {done} --decoding.draft-vocab 4 --train.max-steps 3".split()

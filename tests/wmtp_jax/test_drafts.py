@@ -34,6 +34,13 @@ TEXTS = ([20], [31, 7, 8])
 EVEN = tuple(range(0, V, 2))
 
 
+def shorter(values, normal):
+    """Each is a program of its own to compile: the normal run has some of them."""
+    return [
+        x if x in normal else pytest.param(x, marks=pytest.mark.slow) for x in values
+    ]
+
+
 @pytest.fixture(autouse=True)
 def sizes_come_in_turns(monkeypatch):
     """Whether drafting pays depends on the machine: here it is tried in turns."""
@@ -84,7 +91,12 @@ def test_drafted_greedy_is_greedy(drafter, head_type, ids, counted):
 
 
 @pytest.mark.parametrize(
-    "head_type, right", [("block", 1.0), ("residual", 1.0), ("linear", 0.0)]
+    "head_type, right",
+    [
+        pytest.param("block", 1.0, marks=pytest.mark.slow),
+        ("residual", 1.0),
+        pytest.param("linear", 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_what_heads_draft_is_kept_where_they_are_right(head_type, right, counted):
     drafts = engine(cycling(head_type, right=right), rows=1, drafter="heads")
@@ -117,7 +129,7 @@ def random_loaded(head_type: str, shape: str = "llama", count: int = 4, **change
     return whole, params, trained(cfg, of_heads, params)
 
 
-@pytest.mark.parametrize("head_type", HEAD_TYPES)
+@pytest.mark.parametrize("head_type", shorter(HEAD_TYPES, normal={"block"}))
 def test_drafts_are_those_of_the_trainers_heads(head_type, monkeypatch):
     """At every pass in which heads draft, also after passes in which they do not."""
     whole, params, model = random_loaded(head_type)
@@ -151,7 +163,7 @@ def test_drafts_are_those_of_the_trainers_heads(head_type, monkeypatch):
             assert token == logits_V.argmax(), (length, k)
 
 
-@pytest.mark.parametrize("drafter", ["ngram", "both"])
+@pytest.mark.parametrize("drafter", shorter(["ngram", "both"], normal={"both"}))
 def test_drafted_sampling_draws_the_same_tokens(drafter, counted):
     """Token for token: the noise belongs to the place, not to the pass."""
     model = cycling("medusa", sharpness=0.6)
@@ -180,7 +192,7 @@ def exact(whole, params, ids, temperature: float) -> np.ndarray:
     return np.stack([p * following([*ids, t]) for t, p in enumerate(following(ids))])
 
 
-@pytest.mark.parametrize("drafter", ["none", "heads"])
+@pytest.mark.parametrize("drafter", shorter(["none", "heads"], normal={"heads"}))
 def test_sampling_has_the_models_distribution(drafter, counted):
     """Chi-square over pairs of tokens of 800 samples; a wrong temperature shows."""
     whole, params, model = random_loaded("medusa", vocab_size=FEW, count=2)

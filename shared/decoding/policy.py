@@ -25,7 +25,8 @@ MORE = 0.1
 PRIOR = 0.5  # probability that a drafted token is kept, before any was seen
 WEIGHT = 4.0  # of the prior, in tokens
 FADE = 0.98  # of what was seen, with every new token
-PROBE = 64  # passes without, after which drafts, or the heads, are tried once
+PROBE = 64  # passes without, after which drafts are tried once
+LOOKS = 4  # passes of these in which the heads draft all the same, to be looked at
 MARGIN = 1.03  # that drafting has to win by
 
 
@@ -58,7 +59,7 @@ class Policy:
     rates: dict[tuple[str, int], Rate] = field(default_factory=dict)
     head_cost: float = 1.1  # a pass in which the heads draft, over one without
     _quiet: int = 0
-    _without_heads: int = 0
+    _turns: int = 0
 
     def measured(self, size: int, heads: bool, seconds: float) -> None:
         """A pass took so long; a slow one among them counts little."""
@@ -84,12 +85,22 @@ class Policy:
         ]
         return min(found_all, default=1.0)
 
-    def kept(self, source: str, draft: list[int], gained: list[int]) -> None:
-        """What was drafted, against what the model chose, as far as that is known."""
-        for place, (token, own) in enumerate(zip(draft, gained, strict=False)):
+    def kept(
+        self, source: str, draft: list[int], gained: list[int], first: int = 0
+    ) -> bool:
+        """Holds what was drafted against what the model chose, as far as that is known.
+
+        Args:
+          first: place in the draft of the first of these tokens.
+
+        Returns:
+          Whether all that is known was the same.
+        """
+        for place, (token, own) in enumerate(zip(draft, gained, strict=False), first):
             self._rate(source, place).count(token == own)
             if token != own:
-                break
+                return False
+        return True
 
     def expected(self, source: str, drafted: int) -> float:
         """`E(J)`."""
@@ -134,11 +145,9 @@ class Policy:
             self.expected("heads", min(count, size - 1)) / self.cost(size, True)
             for size in SIZES[1:]
         ]
-        self._without_heads += 1
-        if max(gains) > MARGIN / self.cost(1) or self._without_heads >= PROBE:
-            self._without_heads = 0
-            return True
-        return False
+        self._turns += 1
+        pays = max(gains) > MARGIN / self.cost(1)
+        return pays or self._turns % PROBE < LOOKS
 
     def _rate(self, source: str, place: int) -> Rate:
         return self.rates.setdefault((source, place), Rate())

@@ -84,9 +84,17 @@ class Drafting:
         }
 
     def learn(self, rows: int, sample: Sample, gained: list[int]) -> None:
-        """Holds all that was drafted, verified or not, against what the row gained."""
-        for tokens, source in sample.candidates:
-            self.policy(rows).kept(source, tokens, gained)
+        """Holds all that was drafted, verified or not, against what the row gained.
+
+        What is left of a draft that was right so far waits for the next tokens.
+        """
+        policy, waiting = self.policy(rows), []
+        drafts = [(tokens, source, 0) for tokens, source in sample.candidates]
+        for tokens, source, first in [*sample.waiting, *drafts]:
+            rest = tokens[len(gained) :]
+            if policy.kept(source, tokens, gained, first) and rest:
+                waiting.append((rest, source, first + len(gained)))
+        sample.waiting = waiting
 
     def measured(self, rows: int, size: int, heads: bool, seconds: float) -> None:
         """A pass took so long."""

@@ -18,6 +18,7 @@ class Sample:
       length: tokens of prompt and sample that the cache has, or will have next.
       drafted: what the heads drafted at the last token.
       candidates: all that is drafted for its next tokens, and from where.
+      waiting: of earlier ones, what is still to be held against its tokens.
       finish: why it has ended; empty while it goes on.
     """
 
@@ -36,6 +37,7 @@ class Sample:
         self.lookup = Lookup(request.prompt)
         self.drafted: list[int] = []
         self.candidates: list[tuple[list[int], str]] = []
+        self.waiting: list[tuple[list[int], str, int]] = []
         self.finish: Finish = ""
         self._stream = TextStream(model.tokenizer.decode, request.prompt, sampling.stop)
         self._tokens: list[int] = []

@@ -27,7 +27,7 @@ WEIGHT = 4.0  # of the prior, in tokens
 FADE = 0.98  # of what was seen, with every new token
 PROBE = 64  # passes without, after which drafts are tried once
 LOOKS = 4  # passes of these in which the heads draft all the same, to be looked at
-MARGIN = 1.03  # that drafting has to win by
+MARGIN = 1.08  # that drafting has to win by, since measured costs are noisy
 
 
 @dataclass
@@ -53,12 +53,13 @@ class Policy:
     Attributes:
       costs: seconds of a pass, by its tokens and whether the heads drafted in it.
       rates: by source (`heads`, or `ngram 3`) and place in the draft.
+      quiet: looks since a draft was worth its pass.
     """
 
     costs: dict[tuple[int, bool], float] = field(default_factory=dict)
     rates: dict[tuple[str, int], Rate] = field(default_factory=dict)
     head_cost: float = 1.1  # a pass in which the heads draft, over one without
-    _quiet: int = 0
+    quiet: int = 0
     _turns: int = 0
 
     def measured(self, size: int, heads: bool, seconds: float) -> None:
@@ -117,9 +118,10 @@ class Policy:
           drafts: of each row that is not at rest, its source and how long it is.
           heads: whether the heads draft in the pass.
         """
-        if not any(length for _, length in drafts):
-            return 1
-        if (1, heads) not in self.costs:  # what a draft has to win against
+        self.quiet += 1
+        # A draft has to win against what a plain pass was seen to take.
+        drafted = any(length for _, length in drafts)
+        if not drafted or (1, heads) not in self.costs:
             return 1
         gains = {
             size: sum(self.expected(s, min(n, size - 1)) for s, n in drafts)
@@ -127,14 +129,10 @@ class Policy:
             for size in SIZES
         }
         best = max(SIZES, key=lambda size: gains[size])
-        self._quiet += 1
         if gains[best] > MARGIN * gains[1]:
-            self._quiet = 0
+            self.quiet = 0
             return best
-        if self._quiet < PROBE:
-            return 1
-        self._quiet = 0
-        return SIZES[1]
+        return 1 if self.quiet % PROBE else SIZES[1]
 
     def heads_pay(self, count: int) -> bool:
         """Whether passes in which so many heads draft are faster than plain ones.

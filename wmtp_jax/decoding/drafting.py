@@ -5,12 +5,14 @@ two the one from which more is expected. A pass has one size for all rows.
 """
 
 from shared.decoding.policy import SIZES, Policy
+from wmtp_jax.decoding.programs import MOST_STEPS
 from wmtp_jax.decoding.samples import Sample
 
 DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 Draft = tuple[list[int], str]  # tokens, and where they are from
 Drafts = dict[int, Draft]  # by row
 QUICK = 0.01  # seconds of a pass beside which those of a call are not small
+PATIENCE, SOME_STEPS = 16, 4  # passes without drafts, and then passes of a call
 
 
 class Drafting:
@@ -40,14 +42,16 @@ class Drafting:
     def uses_heads(self) -> bool:
         return self.name in ("heads", "both")
 
-    def looks_rarely(self, rows: int, heads: bool) -> bool:
-        """Whether plain passes run many in one call, without a look at drafts.
+    def until_next_look(self, rows: int, heads: bool) -> int:
+        """How many plain passes run in one call, before drafts are looked for again.
 
-        A look costs the time of a call. Where a pass takes little more than that,
-        drafts are looked for once in a call of many.
+        A call costs the host a few milliseconds. Where a pass takes little more, and
+        where drafts have not paid for a while, not every token is worth one.
         """
-        quick = self.policy(rows).cost(1) < QUICK
-        return self.name == "none" or (quick and not heads)
+        policy = self.policy(rows)
+        if self.name == "none" or (policy.cost(1) < QUICK and not heads):
+            return MOST_STEPS
+        return SOME_STEPS if policy.quiet >= PATIENCE and not heads else 1
 
     def policy(self, rows: int) -> Policy:
         """What is known of so many rows; new ones begin with what fewer have taught."""

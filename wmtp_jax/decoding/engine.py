@@ -27,7 +27,7 @@ from shared.decoding.policy import SIZES
 from shared.decoding.requests import MOST_TOP, Piece, Request
 from wmtp_jax.decoding.drafting import DRAFTERS, Drafting
 from wmtp_jax.decoding.loaded import Loaded, without_heads
-from wmtp_jax.decoding.programs import MOST_STEPS, empty_rows, make_programs, places_for
+from wmtp_jax.decoding.programs import empty_rows, make_programs, places_for
 from wmtp_jax.decoding.prompts import Prefill, Prompts
 from wmtp_jax.decoding.rows import Asked, Gained, Rows
 from wmtp_jax.decoding.samples import Sample
@@ -122,8 +122,9 @@ class Engine:
         asked = self._asked(active)
         size, drafts = self.drafting.plan(self._running, asked.heads)
         rows, count = len(self._running), 1
-        if size == 1 and self.drafting.looks_rarely(rows, asked.heads):
-            count = min(MOST_STEPS, max(sample.left for sample in active))
+        if size == 1:
+            most = self.drafting.until_next_look(rows, asked.heads)
+            count = min(most, max(sample.left for sample in active))
         self._make_room(max(sample.length for sample in active) + max(size, count))
         gained, seconds = self._run(asked, size, count, drafts)
         passes = count if count == 1 else int(gained.count_B.max())

@@ -28,6 +28,7 @@ SPECIAL = {
 }
 # What a field's other value needs beside it.
 NEEDS = {
+    "heads.target": {"heads.only": True},
     "model.num_kv_heads": {"model.family": "qwen2", "model.out_bias": False}
     | {"model.mlp_bias": False},
     "model.head_width": {"model.num_attention_heads": 2},
@@ -53,9 +54,11 @@ def other(path: str) -> Any:
 
 
 def wholes() -> list[dict[str, Any]]:
-    """Every field once: a llama with all but what only a gpt2 may have, and that."""
+    """Every field once: a llama that is trained whole, and what does not go with it."""
     alone = {"model.scale_by_layer": True}
-    return [{path: other(path) for path in leaves() if path not in alone}, alone]
+    only = {path: other(path) for path in ("heads.only", "heads.target")}
+    rest = {path: other(path) for path in leaves() if path not in alone | only}
+    return [rest, alone, only]
 
 
 def words(value: Any) -> list[str]:

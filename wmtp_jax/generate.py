@@ -20,13 +20,11 @@ from typing import Any
 
 from shared.config.fields import MachineConfig
 from shared.decoding.kept_lines import KeptLines
-from shared.decoding.requests import Piece, Request, Sampling
+from shared.decoding.requests import DRAFTERS, Piece, Request, Sampling
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from shared.tracking.console import Progress
 from wmtp_jax import NAME
-
-DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

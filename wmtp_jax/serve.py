@@ -14,12 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from shared.decoding.requests import DRAFTERS
 from shared.run.freed_memory import use_one_heap
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from wmtp_jax import NAME
-
-DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

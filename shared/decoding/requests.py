@@ -11,6 +11,7 @@ from shared.config.ranges import Checked
 
 Finish = Literal["", "stop", "length", "cancelled"]
 Top = tuple[tuple[int, float], ...]  # (token, log-probability), most probable first
+DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 MOST_TOP = 20  # alternatives of a token that can be asked for
 
 

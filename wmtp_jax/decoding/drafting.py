@@ -5,10 +5,10 @@ two the one from which more is expected. A pass has one size for all rows.
 """
 
 from shared.decoding.policy import SIZES, Policy
+from shared.decoding.requests import DRAFTERS
 from wmtp_jax.decoding.programs import MOST_STEPS
 from wmtp_jax.decoding.samples import Sample
 
-DRAFTERS = ("auto", "none", "ngram", "heads", "both")
 Draft = tuple[list[int], str]  # tokens, and where they are from
 Drafts = dict[int, Draft]  # by row
 QUICK = 0.01  # seconds of a pass beside which those of a call are not small

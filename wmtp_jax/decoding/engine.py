@@ -25,7 +25,7 @@ from shared.data.tokenizer import Tokenizer
 from shared.decoding.acceptance import Acceptance
 from shared.decoding.policy import SIZES
 from shared.decoding.requests import MOST_TOP, Piece, Request
-from wmtp_jax.decoding.drafting import DRAFTERS, Drafting
+from wmtp_jax.decoding.drafting import Drafting
 from wmtp_jax.decoding.loaded import Loaded, without_heads
 from wmtp_jax.decoding.programs import empty_rows, make_programs, places_for
 from wmtp_jax.decoding.prompts import Prefill, Prompts
@@ -284,6 +284,3 @@ class Engine:
         assert self._rows is not None
         if length > self._places:
             self._rows = self.programs.grow(self._rows, places=places_for(length))
-
-
-__all__ = ["DRAFTERS", "Engine"]

@@ -12,9 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from shared.decoding.acceptance import Acceptance, Agreement
-from shared.decoding.requests import Request, Sampling
+from shared.decoding.requests import DRAFTERS, Request, Sampling
 from wmtp_jax.decoding.agreement import agreement
-from wmtp_jax.decoding.drafting import DRAFTERS
 from wmtp_jax.decoding.engine import Engine
 from wmtp_jax.decoding.loaded import Loaded
 from wmtp_jax.decoding.programs import MOST_STEPS, block_for, places_for

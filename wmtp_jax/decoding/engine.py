@@ -27,7 +27,12 @@ from shared.decoding.policy import SIZES
 from shared.decoding.requests import MOST_TOP, Piece, Request
 from wmtp_jax.decoding.drafting import Drafting
 from wmtp_jax.decoding.loaded import Loaded, without_heads
-from wmtp_jax.decoding.programs import empty_rows, make_programs, places_for
+from wmtp_jax.decoding.programs import (
+    LEAST_PLACES,
+    empty_rows,
+    make_programs,
+    places_for,
+)
 from wmtp_jax.decoding.prompts import Prefill, Prompts
 from wmtp_jax.decoding.rows import Asked, Gained, Rows
 from wmtp_jax.decoding.samples import Sample
@@ -136,7 +141,7 @@ class Engine:
                 pieces += self._take(row, sample, gained, drafted, count > 1)
         return pieces
 
-    def calibrate(self, places: int = 256) -> dict[int, float]:
+    def calibrate(self, places: int = LEAST_PLACES) -> dict[int, float]:
         """Compiles and times passes of each size over one row, at rest.
 
         Returns:

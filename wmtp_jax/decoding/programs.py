@@ -17,9 +17,10 @@ from wmtp_jax.decoding.rows import Rows, advance, steps
 from wmtp_jax.decoding.sampler import Controls, log_probabilities
 
 MOST_STEPS = 16  # tokens of one call without drafts
-LEAST_PLACES = 256  # of a cache; it doubles
-LEAST_BLOCK, LARGEST_BLOCK = 16, 512  # tokens of one pass over a prompt
-SCORED_BLOCK = 32  # tokens of a prompt whose logits are held at once
+LEAST_PLACES = 128  # of a cache; it doubles
+# Tokens of one pass over a prompt: what it computes beyond the prompt is lost.
+BLOCKS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+SCORED_BLOCK = 16  # tokens of a prompt whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def take(rows: Rows, index_B: jax.Array) -> Rows:
 
 
 def places_for(length: int) -> int:
-    """The cache's places for so many tokens: the next of 256, 512, 1024, ..."""
+    """The cache's places for so many tokens: the next of 128, 256, 512, ..."""
     places = LEAST_PLACES
     while places < length:
         places *= 2
@@ -178,8 +179,5 @@ def places_for(length: int) -> int:
 
 
 def block_for(length: int) -> int:
-    """Tokens of the pass over so many of a prompt: the next of 16, 32, ..., 512."""
-    block = LEAST_BLOCK
-    while block < min(length, LARGEST_BLOCK):
-        block *= 2
-    return block
+    """Tokens of the pass over so many of a prompt: the next of 16, 32, 48, ..., 512."""
+    return next((block for block in BLOCKS if block >= length), BLOCKS[-1])

@@ -9,7 +9,6 @@ import pytest
 from shared.config.fields import MachineConfig
 from shared.data.chat import spell_prompt
 from shared.data.tokenizer import load_tokenizer
-from shared.huggingface.layers import num_bytes
 from tests import served_model, trained
 from wmtp_jax import generate
 from wmtp_jax.decoding.engine import Engine
@@ -62,12 +61,13 @@ def test_a_chat_is_laid_out_by_the_template(folder, tokenizer, capsys):
 
 def test_a_file_of_prompts_and_samples(folder, tokenizer, tmp_path, capsys):
     prompts, to = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    rows = [{"id": i, "prompt": PROMPT[: 9 + i]} for i in range(3)]
-    prompts.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    rows = [{"id": f"{i}\u2028", "prompt": PROMPT[: 9 + i]} for i in range(3)]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n\n" for row in rows]
+    prompts.write_text("".join(lines), "utf-8")
     asked = ["--model", folder, "--prompts", str(prompts), "--to", str(to), *TOKENS]
     asked += ["--n", "2", "--temperature", "1", "--logprobs", "--ignore-eos"]
     said(capsys, *asked)
-    lines = [json.loads(line) for line in to.read_text().splitlines()]
+    lines = [json.loads(line) for line in to.read_text("utf-8").split("\n")[:-1]]
     assert [{k: line[k] for k in ("id", "prompt")} for line in lines] == rows
     for line in lines:
         first, second = line["completions"]
@@ -131,6 +131,46 @@ def test_ctrl_c_leaves_no_file(folder, tmp_path, monkeypatch, capsys):
     assert not to.exists()
 
 
+def test_what_is_stopped_goes_on(folder, tmp_path, monkeypatch, capsys):
+    """The second call writes the lines that are missing, and those alone."""
+    texts = [PROMPT, "def mul(x, y):\n", "import"]
+    asked = ["--model", folder, *(x for t in texts for x in ("--prompt", t)), *TOKENS]
+    asked += ["--rows", "1", "--drafter", "none"]
+    said(capsys, *asked, "--to", str(tmp_path / "whole.jsonl"))
+    to, step, steps = tmp_path / "out.jsonl", Engine.step, []
+
+    def stops(self):
+        steps.append(step(self))
+        finished = [piece for pieces in steps for piece in pieces if piece.finish]
+        if len(finished) == 2:  # of which the second is not told any more
+            raise KeyboardInterrupt
+        return steps[-1]
+
+    monkeypatch.setattr(Engine, "step", stops)
+    said(capsys, *asked, "--to", str(to), code=130)
+    assert not to.exists()
+    monkeypatch.setattr(Engine, "step", step)
+    submit, submitted = Engine.submit, []
+
+    def counts(self, request):
+        submitted.append(request)
+        return submit(self, request)
+
+    monkeypatch.setattr(Engine, "submit", counts)
+    said(capsys, *asked, "--to", str(to))
+    assert len(submitted) == 2
+    assert to.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_the_report_tells_how_many_drafts_were_kept(folder, capsys):
+    asked = ["--model", folder, "--prompt", PROMPT, *TOKENS, "--ignore-eos", "--report"]
+    assert generate.main(asked) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.err)
+    assert told["tokens"] == MOST and told["passes"] <= MOST
+    assert shown.out.count("{") == 0
+
+
 # Models.
 
 
@@ -142,7 +182,7 @@ def test_no_copy_of_the_weights_stays(folder):
     engine = Engine(model, rows=1, drafter="ngram")
     gc.collect()
     own = [x for x in jax.live_arrays() if id(x) not in before]
-    size = num_bytes(model.params)
+    size = sum({id(x): x.nbytes for x in jax.tree.leaves(model.params)}.values())
     assert sum(x.nbytes for x in own) == size > 0
     assert model.params["unembed"] is model.params["embed"]
     assert engine.model.params["layers"] is model.params["layers"]

@@ -34,7 +34,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
       ValueError: naming the first line that is no object, or if there is none.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # no other character ends one
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "bytes that are not UTF-8"
         raise ValueError(

@@ -60,7 +60,11 @@ class KeptLines:
     def _read(self) -> None:
         content = self._partial.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        first, *lines = whole.decode("utf-8", "replace").splitlines() or [""]
+        if not whole:  # of a writer killed in its first line
+            self._partial.unlink()
+            return
+        # JSON leaves in a text what `splitlines` would take for an end of line.
+        first, *lines = whole.decode("utf-8", "replace").split("\n")[:-1]
         if first != self._head:
             raise ValueError(
                 f"--to must go on with what {self._partial} was begun for, got other "

@@ -13,7 +13,7 @@ Axes: V vocabulary, D width, F inner width of a block, P places, X queries, keys
 values of a layer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -142,20 +142,3 @@ def _fuse(block: Params, place: Place) -> None:
     if gate is not None:
         up = {name: np.concatenate([gate[name], x]) for name, x in up.items()}
     block["up"] = {name: place(x) for name, x in up.items()}
-
-
-def num_bytes(params: Mapping[str, Any]) -> int:
-    """Bytes of all arrays, the ones that are shared counted once."""
-    arrays: dict[int, int] = {}
-
-    def walk(x: Any) -> None:
-        if isinstance(x, Mapping):
-            x = tuple(x.values())
-        if isinstance(x, (list, tuple)):
-            for part in x:
-                walk(part)
-        else:
-            arrays[id(x)] = x.nbytes
-
-    walk(params)
-    return sum(arrays.values())

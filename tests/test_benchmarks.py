@@ -29,6 +29,7 @@ from benchmarks import (
     workload,
 )
 from tests import served_model
+from tests.cases import shorter
 
 SMALL = ["--shape", "tiny", "--batch", "2", "--length", "32", "--rounds", "1"]
 
@@ -60,6 +61,7 @@ def table(monkeypatch, tmp_path, module, *options):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_step_time(monkeypatch, tmp_path, capsys):
     asked = ("--memory", "--variants", "ours", "ours-torch", "torch-naive")
     rows = table(monkeypatch, tmp_path, step_time, *asked)
@@ -116,7 +118,7 @@ def test_step_time_of_a_data_set(monkeypatch, tmp_path):
     assert 0 < shares[0] < shares[1] and 0 < shares[2] < shares[1]
 
 
-@pytest.mark.parametrize("data", ["synthetic", "minis"])
+@pytest.mark.parametrize("data", shorter(["synthetic", "minis"], ["minis"]))
 def test_peers_do_the_same_work(data):
     """From the same weights their first losses are ours; torch's are random alike."""
     given = [*SMALL, "--length", "256", "--heads", "3", "--data", data]
@@ -134,6 +136,7 @@ def test_peers_do_the_same_work(data):
         assert torch.loss == pytest.approx(ours.loss, rel=0.05)
 
 
+@pytest.mark.slow
 def test_jax_cce_does_the_same_work():
     pytest.importorskip("jax_cce", reason="extra `bench` is not installed")
     asked = workload.parser("x").parse_args([*SMALL, "--heads", "3"])
@@ -146,6 +149,7 @@ def test_jax_cce_does_the_same_work():
         peers.jax_cce(cfg, [replace(batches[0], document_BL=document_BL)])
 
 
+@pytest.mark.slow
 def test_weighting_overhead(monkeypatch, tmp_path):
     rows = table(monkeypatch, tmp_path, weighting_overhead)
     assert [row["algorithm"] for row in rows] == list(workload.ALGOS)
@@ -153,6 +157,7 @@ def test_weighting_overhead(monkeypatch, tmp_path):
     assert by_flops["rho1-tokenskip"] < by_flops["baseline"] == 1
 
 
+@pytest.mark.slow
 def test_head_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(
         head_memory,

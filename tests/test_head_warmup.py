@@ -15,6 +15,7 @@ from shared.config.fields import OptimizerConfig
 from shared.data.tokenizer import load_tokenizer
 from shared.state.checkpoints import Progressed
 from shared.state.portable_state import write_training
+from tests.cases import shorter
 from tests.minis import gap
 from tests.parity import by_name
 from tests.small import micro_batches, small_batch, small_config
@@ -130,9 +131,7 @@ class Torch:
         return {name: p.detach().numpy().astype(np.float64) for name, p in found}
 
 
-@pytest.mark.parametrize(
-    "rule", ["adamw", pytest.param("lion", marks=pytest.mark.slow), "sgd"]
-)
+@pytest.mark.parametrize("rule", shorter(RULES, ["adamw"]))
 @pytest.mark.parametrize("trainer", [Jax, Torch])
 def test_the_trunk_starts_anew_when_it_is_freed(trainer, rule):
     cfg = config_of(rule)
@@ -183,7 +182,7 @@ def to_jax(run, folder):
     return other
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", shorter(RULES, ["adamw"]))
 @pytest.mark.parametrize("crossing", [WARMUP - 1, WARMUP + 1])
 @pytest.mark.parametrize("trainer, cross", [(Jax, to_torch), (Torch, to_jax)])
 def test_the_other_trainer_goes_on(trainer, cross, crossing, rule, tmp_path):

@@ -14,6 +14,7 @@ from shared.huggingface.tree import to_tensors
 from shared.run.finite import measured
 from shared.tracking.flops import step_flops, trunk_flops
 from tests import oracle, resuming, trained
+from tests.cases import shorter
 from tests.minis import HEAD_TYPES, config, gap
 from tests.resuming import assert_same_end
 from tests.small import micro_batches, small_batch, small_config
@@ -79,7 +80,7 @@ OUT, IN = (0.0, 1.0, 1.0), (2.0, 1.0, 0.5)  # head_weight: head 0 out of the los
         pytest.param("residual", "rho1-weighted", OUT, marks=pytest.mark.slow),
         ("medusa", "critic", OUT),
         pytest.param("medusa", "rho1-weighted", IN, marks=pytest.mark.slow),
-        ("block", "rho1-tokenskip", OUT),
+        pytest.param("block", "rho1-tokenskip", OUT, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("gradient", [in_jax, in_torch])
@@ -96,7 +97,7 @@ def test_heads_learn_as_beside_a_trunk_out_of_reach(gradient, head_type, algo, w
             assert gap(x, right[name]) < 1e-4, name
 
 
-@pytest.mark.parametrize("head_type", HEAD_TYPES)
+@pytest.mark.parametrize("head_type", shorter(HEAD_TYPES, ["medusa", "block"]))
 def test_the_trunk_is_not_differentiated(head_type):
     """No scan over its layers runs backwards, and XLA computes what is counted."""
     cfg = small_config(heads=3, head_type=head_type)
@@ -142,7 +143,7 @@ def size(tree) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("algo", ["baseline", "critic"])
+@pytest.mark.parametrize("algo", shorter(["baseline", "critic"], ["critic"]))
 def test_only_what_learns_moves_and_has_moments_in_jax(algo):
     cfg = small_config(algo, head_type="medusa")
     cfg = replace(cfg, heads=replace(cfg.heads, only=True))

@@ -15,6 +15,7 @@ import pytest
 from shared.files import write_whole
 from shared.tracking import console
 from tests import trained
+from tests.cases import shorter
 from wmtp_jax import checkpoint, export, prepare, training
 from wmtp_jax import train as jax_train
 from wmtp_torch_mps import export as torch_export
@@ -57,7 +58,7 @@ def narrow(monkeypatch, encoding="ascii"):
     return said
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", shorter(["ascii", "cp1252"], ["ascii"]))
 def test_no_encoding_costs_a_result(trainer, encoding, tmp_path, monkeypatch):
     said = narrow(monkeypatch, encoding)
     out = tmp_path / "é∑"
@@ -81,6 +82,7 @@ def test_no_encoding_costs_help_dry_run_or_an_error(trainer, tmp_path, monkeypat
     assert said("stderr").startswith("error: ") and "\\u2211" in said("stderr")
 
 
+@pytest.mark.slow
 def test_no_encoding_costs_prepare_or_export(whole_run, tmp_path, monkeypatch):
     said = narrow(monkeypatch)
     made = tmp_path / "∑"

@@ -104,6 +104,7 @@ def test_every_command_of_the_table_runs(workplace, capfd):
     assert json.loads(made.read_text())["mtp_config"]["n_future_tokens"] == 4
 
 
+@pytest.mark.slow
 def test_the_jax_trainer_takes_the_same_files(workplace, capfd):
     files = "--config tests/configs/config.local_test.yaml"
     files += " --recipe tests/configs/recipe.rho1_wmtp_tokenskip.yaml"

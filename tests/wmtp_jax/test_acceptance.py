@@ -13,6 +13,7 @@ from shared.decoding.acceptance import Agreement
 from shared.head_types import HEAD_TYPES
 from shared.huggingface.layers import layers_of
 from tests import served_model
+from tests.cases import shorter
 from tests.decoding_models import with_map
 from tests.trees import random_params, small
 from wmtp_jax import acceptance, heads, model
@@ -99,7 +100,7 @@ def test_a_report_of_rigged_heads():
 
 
 @pytest.mark.parametrize("ids", [None, tuple(range(259, 0, -3))], ids=["all", "few"])
-@pytest.mark.parametrize("kind", HEAD_TYPES)
+@pytest.mark.parametrize("kind", shorter(HEAD_TYPES, ["medusa", "block"]))
 def test_heads_say_what_they_say_to_the_trainer(kind, ids):
     """Over more than one block, with `model.forward` and all the logits.
 

@@ -13,6 +13,7 @@ from shared.config.fields import Config, DataConfig, HeadsConfig
 from shared.decoding.acceptance import Acceptance
 from shared.decoding.policy import Policy
 from shared.head_types import HEAD_TYPES
+from tests.cases import shorter
 from tests.decoding_models import (
     V,
     answers,
@@ -32,13 +33,6 @@ from wmtp_jax.decoding.drafting import Drafting
 
 TEXTS = ([20], [31, 7, 8])
 EVEN = tuple(range(0, V, 2))
-
-
-def shorter(values, normal):
-    """Each is a program of its own to compile: the normal run has some of them."""
-    return [
-        x if x in normal else pytest.param(x, marks=pytest.mark.slow) for x in values
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -70,11 +64,13 @@ CASES = [
     ("heads", "linear", EVEN),
     ("both", "medusa", EVEN),
 ]
+NORMAL = [("ngram", "linear", None), ("heads", "block", None), CASES[-1]]
 
 
-@pytest.mark.parametrize("drafter, head_type, ids", CASES)
-def test_drafted_greedy_is_greedy(drafter, head_type, ids, counted):
+@pytest.mark.parametrize("case", shorter(CASES, NORMAL), ids=str)
+def test_drafted_greedy_is_greedy(case, counted):
     """Heads that are right at seven tokens of ten; two rows, then one alone."""
+    drafter, head_type, ids = case
     model = cycling(head_type, right=0.7)
     if ids:
         model = with_map(model, ids)

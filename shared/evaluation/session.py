@@ -1,0 +1,190 @@
+"""One run of a program's tests: the worker answers, and answers are judged here."""
+
+import json
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from shared.evaluation.assertions import Check
+from shared.evaluation.child import Child, Mode, Stopped
+from shared.evaluation.inside.plain_data import parse, read
+from shared.evaluation.levels import Level
+from shared.evaluation.verdicts import Limits, Outcome, Result
+
+ERROR = 200  # characters of an error that are kept
+NOT_RUN = Result(outcome="not run")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run has found; `stopped` is what it was ended for, if it was."""
+
+    results: tuple[Result, ...]
+    cpu_seconds: float
+    seconds: float
+    stopped: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Test:
+    """Attributes: `checks` is None where the examiner runs the text."""
+
+    text: str
+    checks: list[Check] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A program and its tests, as `sandbox.run_tests` takes them."""
+
+    program: str
+    setup: str
+    definitions: str
+    tests: Sequence[Test]
+
+
+class Failed(Exception):
+    """A test that is decided: it has not passed."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.outcome)
+        self.result = result
+
+
+class Session:
+    """The children of one run."""
+
+    def __init__(
+        self, task: Task, level: Level, limits: Limits, cpu_seconds: int, wall: float
+    ) -> None:
+        self.task, self.level, self.limits = task, level, limits
+        self.cpu_seconds, self.wall = cpu_seconds, wall
+        self.children = ExitStack()
+        self.examiner: Child | None = None
+
+    def run(self) -> Run:
+        """All tests, up to the end of the process that answers."""
+        start = time.monotonic()
+        results: list[Result] = []
+        stopped: Outcome | None = None
+        worker = self._child("worker")
+        with self.children:
+            try:
+                self._prepare(worker)
+                for test in self.task.tests:
+                    results.append(self._result(worker, test))
+            except Stopped as stop:
+                stopped = stop.outcome
+            except Failed as failed:  # the program itself: no test can be run
+                results = [failed.result] * len(self.task.tests)
+        if stopped == "crashed":
+            stopped = self._fate(worker)
+        if stopped:
+            error = ended_by(worker) if stopped == "crashed" else ""
+            results.append(Result(outcome=stopped, error=error))
+        results += [NOT_RUN] * (len(self.task.tests) - len(results))
+        seconds = time.monotonic() - start
+        return Run(tuple(results), worker.cpu_seconds, seconds, stopped)
+
+    def _child(self, mode: Mode) -> Child:
+        child = Child(
+            mode, self.level, self.limits, cpu_seconds=self.cpu_seconds, wall=self.wall
+        )
+        return self.children.enter_context(child)
+
+    def _prepare(self, worker: Child) -> None:
+        for text in (self.task.program, self.task.setup):
+            if text:
+                said = _said(worker.ask("x" + text))
+                if said[0] != "is":
+                    raise Failed(_error(said))
+
+    def _result(self, worker: Child, test: Test) -> Result:
+        if test.checks is None:
+            return self._examined(worker, test.text)
+        try:
+            for check in test.checks:
+                _judge(worker, check)
+        except Failed as failed:
+            return failed.result
+        return Result(outcome="passed")
+
+    def _examined(self, worker: Child, text: str) -> Result:
+        """The examiner runs the test; its questions go to the worker and back."""
+        if self.examiner is None:
+            self.examiner = self._child("examiner")
+            self.examiner.deadline = worker.deadline
+            if self.task.definitions:
+                outcome, error = self._finish(worker, "x" + self.task.definitions)
+                if outcome != "passed":
+                    raise ValueError(f"definitions must run, got {error}")
+        outcome, error = self._finish(worker, "p" + text)
+        return Result(outcome=outcome, error=error[:ERROR])
+
+    def _finish(self, worker: Child, request: str) -> tuple[Outcome, str]:
+        assert self.examiner
+        said = self.examiner.ask(request)
+        while said[0] != "d":
+            self.examiner.send(worker.ask(said))
+            said = self.examiner.receive()
+        outcome, error = json.loads(said[1:])
+        return outcome, error
+
+    def _fate(self, worker: Child) -> Outcome:
+        """What a process ended by that nobody has ended."""
+        used = [x.cpu_seconds for x in (worker, self.examiner) if x]
+        return "timed out" if exhausted(max(used), self.cpu_seconds) else "crashed"
+
+
+def exhausted(used: float, seconds: int) -> bool:
+    """Whether a limit of the processor's time was reached, which clocks tell roughly."""
+    return used > 0.9 * seconds
+
+
+def _judge(worker: Child, check: Check) -> None:
+    """Raises: Failed, if the check does not hold."""
+    value = None
+    if check.request:
+        said = _said(worker.ask(check.request))
+        if said[0] == "odd":
+            raise Failed(Result(outcome="wrong", error=f"not plain data: {said[1]!s}"))
+        if said[0] != "is":
+            raise Failed(_error(said))
+        try:
+            value = read(said[1])
+        except (ValueError, IndexError) as error:
+            raise Failed(Result(outcome="error", error=str(error)[:ERROR])) from None
+    try:
+        holds = check.holds(value)
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise Failed(Result(outcome="error", error=text[:ERROR])) from None
+    if not holds:
+        raise Failed(Result(outcome="wrong"))
+
+
+def _said(answer: str) -> list:
+    """An answer's parts; whatever a program has written, it is one of three kinds."""
+    try:
+        said = parse(answer)
+        kinds = {"is": 2, "odd": 3, "raised": 3}
+        if len(said) == kinds.get(said[0]):
+            return said
+    except (ValueError, TypeError):
+        pass
+    return ["raised", ["ValueError"], "an answer of no known form"]
+
+
+def _error(said: list) -> Result:
+    types = said[1] if isinstance(said[1], list) and said[1] else ["Exception"]
+    outcome: Outcome = "out of memory" if "MemoryError" in types else "error"
+    return Result(outcome=outcome, error=f"{types[0]!s}: {said[2]!s}"[:ERROR])
+
+
+def ended_by(child: Child) -> str:
+    """The signal or the status that a process has ended with."""
+    if child.status < 0:
+        return signal.Signals(-child.status).name
+    return f"exit status {child.status}"

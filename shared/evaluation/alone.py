@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """Any number of runs together, or one alone. Whoever wants to be alone goes first."""
+    """Any number of runs together, or one alone, which has precedence."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

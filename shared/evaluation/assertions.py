@@ -11,6 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 # Of one argument, and no expected value in it: they are the program's to work out.
@@ -92,7 +93,7 @@ def _checks(body: list[ast.stmt], trusted: frozenset[str]) -> Iterator[Check]:
 
 
 def _called(function: ast.FunctionDef, call: ast.Call) -> list[ast.stmt]:
-    """The body of `check(candidate)` with the program's name in place of its argument."""
+    """The body of `check(candidate)`, the program's name in its argument's place."""
     taken = function.args
     one = (
         [taken.args, call.args]
@@ -134,11 +135,15 @@ def _compared(
             continue
         if isinstance(op, SINGLE) and expected not in (None, True, False):
             raise NotPlain
-        request = _question("e", asked, trusted)
-        if mirrored:
-            return Check(request, lambda value: compare(expected, value))
-        return Check(request, lambda value: compare(value, expected))
+        holds = partial(compare, expected)
+        if not mirrored:
+            holds = partial(_swapped, compare, expected)
+        return Check(_question("e", asked, trusted), holds)
     raise NotPlain
+
+
+def _swapped(compare: Callable[[Any, Any], bool], one: Any, other: Any) -> bool:
+    return compare(other, one)
 
 
 def _literal(node: ast.expr) -> Any:

@@ -67,7 +67,7 @@ class Child:
     def _start(self, mode: Mode, cpu_seconds: int) -> "subprocess.Popen[bytes]":
         """Python without site, in a folder of its own, with almost no environment."""
         limits = self.limits
-        command = [sys.executable, "-s", "-S", "-P", "-B", LAUNCH]
+        command = [sys.executable, "-s", "-S", "-P", LAUNCH]
         options: dict[str, object] = {
             "mode": mode,
             "parent": os.getpid(),

@@ -3,7 +3,7 @@
 | level | files | network | processes | system calls |
 |---|---|---|---|---|
 | namespaces | private root + Landlock | none | own numbers, none new | allow-list |
-| namespaces without landlock | private root | none | own numbers, none new | allow-list |
+| namespaces without landlock | private root | none | as above | allow-list |
 | landlock | Landlock | no sockets | none new | allow-list |
 | seatbelt | profile | profile | none new | profile |
 | unsafe | - | - | - | - |
@@ -33,7 +33,7 @@ class Level:
 
     Attributes:
       name: that is recorded with every verdict.
-      walls: of `namespaces`, `landlock`, `seccomp`, `seatbelt`, in the order of raising.
+      walls: of `namespaces`, `landlock`, `seccomp` and `seatbelt`.
     """
 
     name: str

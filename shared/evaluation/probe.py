@@ -43,8 +43,8 @@ def strongest() -> Level:
 
 
 def _find() -> Level:
-    rungs = LADDER if sys.platform == "linux" else ()
-    rungs += (SEATBELT,) if seatbelt.available() else ()
+    rungs = [*LADDER] if sys.platform == "linux" else []
+    rungs += [SEATBELT] if seatbelt.available() else []
     failed = []
     for level in rungs:
         why = weakness(level)

@@ -1,9 +1,9 @@
 """Runs model-written Python behind walls and judges it from outside.
 
-The process that runs a program holds no expected value and no verdict: it is asked for
-`f(2)`, and what it answers, as plain data, is compared here. Checks that are more than a
-comparison with a literal run in a second sandboxed process that has the test, calls the
-first by messages and never holds a line of the program.
+The process that runs a program holds no expected value and no verdict: it is asked
+for `f(2)`, and what it answers, as plain data, is compared here. Checks that are more
+than a comparison with a literal run in a second sandboxed process that has the test,
+calls the first by messages and never holds a line of the program.
 
     from shared.evaluation.sandbox import run_tests
 
@@ -125,7 +125,7 @@ def _settled(run: Callable[[int, float], Run], limits: Limits) -> _Settled:
     """Runs beside others first; what was near a limit of time runs once more, alone.
 
     Beside others a program may use twice its budget of the processor: it counts what
-    caches and shared cores cost. Only a program that needs even more is given up at once.
+    caches and shared cores cost. Only what needs even more is given up at once.
     """
     budget = limits.cpu_seconds
     most = math.ceil(SLACK * budget)

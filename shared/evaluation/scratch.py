@@ -8,7 +8,7 @@ from pathlib import Path
 def remove(folder: Path) -> None:
     """Removes a folder with all that is in it, however deep.
 
-    A tree may be deeper than Python recurses and its paths longer than the kernel takes.
+    A tree may be deeper than Python recurses, its paths longer than the kernel takes.
     What is found two levels down is therefore moved up before it is removed.
     """
     moved = 0
@@ -35,9 +35,10 @@ def _without_files(folder: Path) -> list[Path]:
 
 
 def size(folder: Path, most: int) -> int:
-    """Bytes of the files in a folder; more than `most` where it is more or cannot be told.
+    """Bytes of the files in a folder, counted up to some more than `most`.
 
-    Each entry counts as a block of 4096 at least, so that the walk has an end.
+    Each entry counts as a block of 4096 at least, so that the walk has an end. A folder
+    that cannot be read counts as too much.
     """
     total, left = 0, [folder]
     while left and total <= most:

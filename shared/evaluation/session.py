@@ -139,7 +139,7 @@ class Session:
 
 
 def exhausted(used: float, seconds: int) -> bool:
-    """Whether a limit of the processor's time was reached, which clocks tell roughly."""
+    """Whether a limit of the processor's time was reached, as clocks tell roughly."""
     return used > 0.9 * seconds
 
 

@@ -138,7 +138,9 @@ def changes(function: Any) -> Any:
         words += [f"{name}={source(x)}" for name, x in options.items()]
         call = f"{_path(function)}({', '.join(words)})"
         left = ask("k", f"({call}, __args__)[1]")
-        for before, after in zip(args, left if isinstance(left, tuple) else ()):
+        if not isinstance(left, tuple) or len(left) != len(args):
+            return  # an object of the program's among them
+        for before, after in zip(args, left, strict=True):
             if type(before) is type(after) and isinstance(before, list):
                 before[:] = after
             elif type(before) is type(after) and isinstance(before, dict | set):

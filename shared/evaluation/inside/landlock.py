@@ -7,7 +7,6 @@ modes, owners and times of files, nor `stat`: seccomp and the private root do.
 import os
 import stat
 import struct
-from collections.abc import Iterable
 
 from shared.evaluation.inside.kernel import checked, libc
 
@@ -30,7 +29,7 @@ def version() -> int:
     return checked(libc.syscall(CREATE, None, 0, VERSION), "landlock")
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str]) -> None:
+def restrict(readable: list[str], writable: list[str]) -> None:
     """Closes everything else to this process, for good.
 
     Files and folders in `readable` may be read with all that is in them, those in

@@ -2,13 +2,12 @@
 
 A plain user makes a user namespace first, in which it may make the others. Root needs
 none for that; it becomes nobody afterwards, since root has no limit of threads.
-The private root holds only what Python reads, read-only, and a scratch folder in memory.
+The private root holds only what Python reads, read-only, and a scratch folder in
+memory.
 """
 
 import os
 import struct
-from collections.abc import Sequence
-from pathlib import Path
 
 from shared.evaluation.inside.kernel import PR_SET_DUMPABLE, checked, libc
 
@@ -24,7 +23,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 ROOT = "/proc"  # every Linux has this folder, and nobody reads it from here on
 
 
-def enter(readable: Sequence[str], scratch_bytes: int) -> None:
+def enter(readable: list[str], scratch_bytes: int) -> None:
     """Leaves the host's namespaces; the working folder is then the scratch folder.
 
     The namespace of processes begins with the next fork.
@@ -69,7 +68,7 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
-def make_root(readable: Sequence[str], scratch_bytes: int) -> None:
+def make_root(readable: list[str], scratch_bytes: int) -> None:
     """Builds the private root, moves into it and lets go of the host's."""
     mount("none", "/", None, RECURSIVE | PRIVATE)
     mount("tmpfs", ROOT, "tmpfs", NO_SUID | NO_DEVICES, "mode=755,size=1m")
@@ -90,15 +89,15 @@ def make_root(readable: Sequence[str], scratch_bytes: int) -> None:
 
 def bind(path: str) -> None:
     """Shows a file or folder of the host in the private root, read-only."""
-    target = Path(ROOT + path)
-    device = path.startswith("/dev/")
+    target = ROOT + path
     if os.path.isdir(path):
-        target.mkdir(parents=True, exist_ok=True)
+        os.makedirs(target, exist_ok=True)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.touch()
-    mount(os.path.realpath(path), str(target), None, BIND | RECURSIVE)
-    close(str(target), READ_ONLY | NO_SUID | (0 if device else NO_DEVICES), SUBTREE)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT))
+    mount(os.path.realpath(path), target, None, BIND | RECURSIVE)
+    attributes = READ_ONLY | NO_SUID | (0 if path in DEVICES else NO_DEVICES)
+    close(target, attributes, SUBTREE)
 
 
 def mount(

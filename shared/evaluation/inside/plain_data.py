@@ -1,8 +1,8 @@
 """Reads answers, and writes plain data as Python: for the parent and the examiner.
 
 A value is JSON as `spelling` writes it, read without `eval` or a syntax tree: what a
-program answers may be anything. Size is bounded by the frame, depth here, and so are the
-numbers of values that share a hash, which would make a dictionary slow to fill.
+program answers may be anything. Size is bounded by the frame, depth here, and so are
+the numbers of values that share a hash, which would make a dictionary slow to fill.
 """
 
 import json

@@ -6,7 +6,6 @@ is in buffers is written, the status says whether the program failed.
 
 import os
 import sys
-from types import ModuleType
 
 from shared.evaluation.inside import frames
 
@@ -20,7 +19,7 @@ def serve() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     os.close(nothing)
-    module = ModuleType(NAME)
+    module = type(sys)(NAME)
     sys.modules[NAME] = module
     names = vars(module)
     try:

@@ -54,7 +54,7 @@ def threads_only() -> list[Instruction]:
 
 
 def without_address() -> list[Instruction]:
-    """`sendto` on a socket that has its other end: the pointer to an address is null."""
+    """`sendto` to a socket's other end: the pointer to an address is null."""
     high = (LOAD, 0, 0, ARGUMENTS + 8 * 4 + 4)
     return [
         low(4),

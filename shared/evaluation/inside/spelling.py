@@ -7,19 +7,17 @@ kind. A subclass of a built-in type is its built-in value, as in `==` of the bui
 from _json import (
     encode_basestring_ascii as spell_text,  # json itself costs a start more
 )
-from collections.abc import Iterable
-from typing import Any
 
 DEEPEST = 150  # arrays in arrays; the reader refuses more
 BIG = 1 << 60  # integers from here on are written in hexadecimal: no limit of digits
-VIEWS = (type({}.keys()), type({}.items()))
+VIEWS: tuple[type, ...] = (type({}.keys()), type({}.items()))
 
 
 class Odd(Exception):
     """A value that is not plain data."""
 
 
-def spell(value: Any, depth: int = DEEPEST) -> str:
+def spell(value, depth: int = DEEPEST) -> str:
     """A value's JSON.
 
     Raises:
@@ -40,35 +38,35 @@ def spell(value: Any, depth: int = DEEPEST) -> str:
     return spell_number(value, kind)
 
 
-def spell_int(value: Any, depth: int) -> str:
+def spell_int(value, depth: int) -> str:
     exact = int.__pos__(value)
     return str(exact) if -BIG < exact < BIG else array("int", [f'"{exact:x}"'])
 
 
-def spell_float(value: Any, depth: int) -> str:
+def spell_float(value, depth: int) -> str:
     text = float.__repr__(value)
     return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, text)
 
 
-def spell_complex(value: Any, depth: int) -> str:
+def spell_complex(value, depth: int) -> str:
     exact = complex.__pos__(value)
     return array("complex", (spell_float(x, depth) for x in (exact.real, exact.imag)))
 
 
-def spell_dict(value: Any, depth: int) -> str:
+def spell_dict(value, depth: int) -> str:
     rows = (f"[{spell(k, depth)},{spell(v, depth)}]" for k, v in dict.items(value))
     return array("dict", rows)
 
 
-def members(kind: str, values: Iterable[Any], depth: int) -> str:
+def members(kind: str, values, depth: int) -> str:
     return array(kind, (spell(x, depth) for x in values))
 
 
-def array(kind: str, spelled: Iterable[str]) -> str:
+def array(kind: str, spelled) -> str:
     return "[" + ",".join([f'"{kind}"', *spelled]) + "]"
 
 
-def spell_number(value: Any, kind: type) -> str:
+def spell_number(value, kind: type) -> str:
     """Numbers of the library that may equal a built-in one."""
     if (kind.__module__, kind.__name__) == ("decimal", "Decimal"):
         return array("Decimal", [spell_text(str(value))])

@@ -6,8 +6,8 @@ memory, owners, modes and times of files (Landlock does not cover them), System 
 mounts, namespaces, keys, tracing, io_uring, bpf and all that only root needs.
 """
 
-# Name, number on x86_64, number on aarch64. Blocks: open files, names of files, pipes and
-# events, signals and timers, time and threads, itself.
+# Name, number on x86_64, number on aarch64. Blocks: open files, names of files, pipes
+# and events, signals and timers, time and threads, itself.
 TABLE = """
 read 0 63; write 1 64; open 2 -; openat 257 56; creat 85 -; close 3 57;
 close_range 436 436; stat 4 -; fstat 5 80; lstat 6 -; newfstatat 262 79;

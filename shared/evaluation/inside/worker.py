@@ -11,13 +11,12 @@ A program may write answers itself. They are then its answers, and nothing else.
 
 import os
 import sys
-from types import CodeType, ModuleType
-from typing import Any
 
 from shared.evaluation.inside import frames
 from shared.evaluation.inside.spelling import Odd, spell, spell_text
 
 NAME = "program"  # not "__main__": what a program does as a script is not asked for
+FILE = "<program>"
 KEPT = "__kept__"
 MESSAGE = 200  # characters of an error that are told
 
@@ -26,10 +25,10 @@ def serve() -> None:
     """Answers requests until there are no more."""
     requests, answers = os.dup(0), os.dup(1)
     silence()
-    module = ModuleType(NAME)
+    module = type(sys)(NAME)
     sys.modules[NAME] = module
     names = vars(module)
-    kept: dict[str, Any] = {KEPT: []}
+    kept: dict[str, list[object]] = {KEPT: []}
     while True:
         try:
             request = frames.read(requests)
@@ -51,14 +50,16 @@ def silence() -> None:
 
 
 def answer_to(
-    letter: str, text: str, names: dict[str, Any], kept: dict[str, Any]
+    letter: str, text: str, names: dict[str, object], kept: dict[str, list[object]]
 ) -> str:
     """Whatever a program raises is an answer, too."""
     try:
         if letter == "x":
-            exec(compiled(text, "exec"), names)
+            exec(compile(text, FILE, "exec", dont_inherit=True), names)
             return '["is",null]'
-        value = eval(compiled(text.strip(), "eval"), names, kept)
+        value = eval(
+            compile(text.strip(), FILE, "eval", dont_inherit=True), names, kept
+        )
         if letter == "t":
             return '["is",true]' if value else '["is",false]'
         try:
@@ -70,10 +71,6 @@ def answer_to(
             return f'["odd",{name},{len(kept[KEPT]) - 1}]'
     except BaseException as error:
         return raised(error)
-
-
-def compiled(text: str, mode: str) -> CodeType:
-    return compile(text, f"<{NAME}>", mode, dont_inherit=True)
 
 
 def raised(error: BaseException) -> str:

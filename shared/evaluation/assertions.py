@@ -17,7 +17,7 @@ from typing import Any
 # Of one argument, and no expected value in it: they are the program's to work out.
 WRAPPERS = {
     *("abs", "bool", "dict", "float", "frozenset", "int", "len", "list", "max", "min"),
-    *("repr", "set", "sorted", "str", "sum", "tuple", "type"),
+    *("repr", "set", "sorted", "str", "sum", "tuple"),
 }
 BUILTINS = set(dir(builtins))
 OPERATORS: dict[type, Callable[[Any, Any], bool]] = {
@@ -179,11 +179,13 @@ def _may_be_asked(node: ast.expr, trusted: frozenset[str]) -> bool:
     """
     match node:
         case ast.Call(func=ast.Name(id=name), args=[inner], keywords=[]) if (
-            name in WRAPPERS and name not in trusted
+            name in WRAPPERS and not _is_literal(inner)
         ):
             return _may_be_asked(inner, trusted)
         case ast.Call(func=function, args=args, keywords=options):
             given = [*args, *(option.value for option in options)]
+            if all(_is_literal(x) for x in given) and isinstance(function, ast.Name):
+                return True  # a test of Python's own `sum` would test no program
             return _is_theirs(function, trusted) and not any(
                 _calls_theirs(x, trusted) for x in given
             )
@@ -226,11 +228,16 @@ def _is_own(function: ast.expr, trusted: frozenset[str]) -> bool:
     )
 
 
-def _is_index(node: ast.expr) -> bool:
+def _is_literal(node: ast.expr) -> bool:
     try:
-        parts = [node]
-        if isinstance(node, ast.Slice):
-            parts = [x for x in (node.lower, node.upper, node.step) if x]
-        return all(isinstance(_literal(x), int | str) for x in parts)
+        _literal(node)
     except NotPlain:
         return False
+    return True
+
+
+def _is_index(node: ast.expr) -> bool:
+    parts = [node]
+    if isinstance(node, ast.Slice):
+        parts = [x for x in (node.lower, node.upper, node.step) if x]
+    return all(_is_literal(x) for x in parts)

@@ -235,9 +235,11 @@ class Child:
             # What it ended by itself, if it did, is to be known.
             if not (self.closed and self._reap(GRACE)):
                 gentle = "namespaces" in self.level.walls
-                self.process.send_signal(signal.SIGTERM if gentle else signal.SIGKILL)
+                # Not by Popen, which would wait for it first, and so lose its times.
+                kind = signal.SIGTERM if gentle else signal.SIGKILL
+                os.kill(self.process.pid, kind)
                 if not self._reap(PATIENCE):
-                    self.process.kill()
+                    os.kill(self.process.pid, signal.SIGKILL)
                     self._reap(math.inf)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)

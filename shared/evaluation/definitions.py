@@ -6,7 +6,7 @@ KINDS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 
 
 def of_tests(text: str) -> str:
-    """Imports, classes and functions of a text; a function without a body is left out.
+    """Imports, classes and functions of a text; a function that does nothing is left out.
 
     A prompt of HumanEval ends with the head of the function that is asked for, and may
     hold others that its test calls.
@@ -37,9 +37,9 @@ def _defined(text: str) -> list[ast.stmt]:
 
 
 def _is_stub(node: ast.stmt) -> bool:
-    """Whether a function has a docstring for its body."""
+    """Whether a function's body does nothing."""
     return isinstance(node, ast.FunctionDef) and all(
-        isinstance(x, ast.Pass)
+        isinstance(x, ast.Pass | ast.Import | ast.ImportFrom)
         or (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))
         for x in node.body
     )

@@ -41,6 +41,7 @@ class Child:
     Attributes:
       cpu_seconds: that it has used, known after its end.
       status: what it ended by, known after its end: < 0 for a signal.
+      killed: whether that was from here.
     """
 
     def __init__(
@@ -49,20 +50,24 @@ class Child:
         self.level, self.limits = level, limits
         self.deadline = time.monotonic() + wall
         self.cpu_seconds, self.status = 0.0, 0
-        self.ended = self.ready = self.closed = False
+        self.ended = self.ready = self.closed = self.killed = False
         self.received = bytearray()
-        self.scratch = Path(tempfile.mkdtemp(prefix="sandbox-")).resolve()
+        self.scratch: Path | None = None
+        if (
+            "namespaces" not in level.walls
+        ):  # there it is in memory, and seen by no other
+            self.scratch = Path(tempfile.mkdtemp(prefix="sandbox-")).resolve()
         try:
             self.process = self._start(mode, cpu_seconds)
         except BaseException:
-            scratch.remove(self.scratch)
+            self._clear()
             raise
         self.requests: IO[bytes] = self.process.stdin  # type: ignore[assignment]
         self.answers: IO[bytes] = self.process.stdout  # type: ignore[assignment]
         self.errors: IO[bytes] = self.process.stderr  # type: ignore[assignment]
         for pipe in (self.requests, self.answers, self.errors):
             os.set_blocking(pipe.fileno(), False)
-        self.watch = Watch(level, limits, self.process.pid, self.scratch)
+        self.watch = Watch(limits, self.process.pid, self.scratch)
 
     def _start(self, mode: Mode, cpu_seconds: int) -> "subprocess.Popen[bytes]":
         """Python without site, in a folder of its own, with almost no environment."""
@@ -91,7 +96,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            cwd=self.scratch,
+            cwd=self.scratch or "/",
             env=environment,
             start_new_session=True,
         )
@@ -125,10 +130,13 @@ class Child:
         size = int.from_bytes(self._read(4), "little")
         if size > self.limits.answer_bytes:
             raise Stopped("too much output")
+        content = self._read(size)
         try:
-            return self._read(size).decode("utf-8", "surrogatepass")
+            return content.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            raise Stopped("crashed") from None
+            return content.decode(
+                "ascii", "replace"
+            )  # no answer, as its reader will say
 
     def await_ready(self) -> None:
         """The first message: walls stand, and no line of a program has run."""
@@ -234,6 +242,7 @@ class Child:
         try:
             # What it ended by itself, if it did, is to be known.
             if not (self.closed and self._reap(GRACE)):
+                self.killed = True
                 gentle = "namespaces" in self.level.walls
                 # Not by Popen, which would wait for it first, and so lose its times.
                 kind = signal.SIGTERM if gentle else signal.SIGKILL
@@ -246,6 +255,10 @@ class Child:
         finally:
             for pipe in (self.requests, self.answers, self.errors):
                 pipe.close()
+            self._clear()
+
+    def _clear(self) -> None:
+        if self.scratch:
             scratch.remove(self.scratch)
 
     def _reap(self, seconds: float) -> bool:

@@ -6,7 +6,7 @@ KINDS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 
 
 def of_tests(text: str) -> str:
-    """Imports, classes and functions of a text; a function that does nothing is left out.
+    """Imports, classes and functions of a text, but no function that does nothing.
 
     A prompt of HumanEval ends with the head of the function that is asked for, and may
     hold others that its test calls.

@@ -25,13 +25,22 @@ def remove(folder: Path) -> None:
 def _without_files(folder: Path) -> list[Path]:
     """The folders in a folder, of which the files are removed."""
     found = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+    with suppress(FileNotFoundError), _entries(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 found.append(Path(entry.path))
             else:
                 os.unlink(entry.path)
     return found
+
+
+def _entries(folder: Path) -> "os._ScandirIterator[str]":
+    """Of a folder that may have been closed to its owner."""
+    try:
+        return os.scandir(folder)
+    except PermissionError:
+        folder.chmod(0o700)
+        return os.scandir(folder)
 
 
 def size(folder: Path, most: int) -> int:

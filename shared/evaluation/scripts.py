@@ -7,7 +7,7 @@ from shared.evaluation.child import Child, Stopped
 from shared.evaluation.inside import frames
 from shared.evaluation.levels import Level
 from shared.evaluation.outputs import same_output
-from shared.evaluation.session import Run, ended_by, exhausted
+from shared.evaluation.session import Run, ended_by, exhausted, shown
 from shared.evaluation.verdicts import Limits, Outcome, Result
 
 
@@ -52,7 +52,9 @@ def run_case(
         result = Result(outcome="passed" if same else "wrong")
     elif child.status > 0:
         memory = said == "MemoryError"
-        result = Result(outcome="out of memory" if memory else "error", error=said)
+        result = Result(
+            outcome="out of memory" if memory else "error", error=shown(said)
+        )
     else:
         result = Result(outcome="crashed", error=ended_by(child))
     return Run((result,), child.cpu_seconds, time.monotonic() - start, stopped)

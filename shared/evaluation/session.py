@@ -121,7 +121,7 @@ class Session:
                 if outcome != "passed":
                     raise ValueError(f"definitions must run, got {error}")
         outcome, error = self._finish(worker, "p" + text)
-        return Result(outcome=outcome, error=error[:ERROR])
+        return Result(outcome=outcome, error=shown(error))
 
     def _finish(self, worker: Child, request: str) -> tuple[Outcome, str]:
         assert self.examiner
@@ -149,18 +149,19 @@ def _judge(worker: Child, check: Check) -> None:
     if check.request:
         said = _said(worker.ask(check.request))
         if said[0] == "odd":
-            raise Failed(Result(outcome="wrong", error=f"not plain data: {said[1]!s}"))
+            text = shown(f"not plain data: {said[1]!s}")
+            raise Failed(Result(outcome="wrong", error=text))
         if said[0] != "is":
             raise Failed(_error(said))
         try:
             value = read(said[1])
         except (ValueError, IndexError) as error:
-            raise Failed(Result(outcome="error", error=str(error)[:ERROR])) from None
+            raise Failed(Result(outcome="error", error=shown(error))) from None
     try:
         holds = check.holds(value)
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        text = f"{type(error).__name__}: {error}"
-        raise Failed(Result(outcome="error", error=text[:ERROR])) from None
+        text = shown(f"{type(error).__name__}: {error}")
+        raise Failed(Result(outcome="error", error=text)) from None
     if not holds:
         raise Failed(Result(outcome="wrong"))
 
@@ -180,11 +181,19 @@ def _said(answer: str) -> list:
 def _error(said: list) -> Result:
     types = said[1] if isinstance(said[1], list) and said[1] else ["Exception"]
     outcome: Outcome = "out of memory" if "MemoryError" in types else "error"
-    return Result(outcome=outcome, error=f"{types[0]!s}: {said[2]!s}"[:ERROR])
+    return Result(outcome=outcome, error=shown(f"{types[0]!s}: {said[2]!s}"))
+
+
+def shown(text: object) -> str:
+    """What a program says of an error, fit to be printed."""
+    cut = str(text)[:ERROR]
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
 def ended_by(child: Child) -> str:
     """The signal or the status that a process has ended with."""
+    if child.killed:
+        return "it closed its answers"
     if child.status < 0:
         return signal.Signals(-child.status).name
     return f"exit status {child.status}"

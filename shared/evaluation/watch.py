@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from shared.evaluation import scratch
-from shared.evaluation.levels import Level
 from shared.evaluation.verdicts import Limits, Outcome
 
 EVERY = 0.1  # seconds between two looks
@@ -23,13 +22,10 @@ class Watch:
       every: seconds to wait at most until the next look.
     """
 
-    def __init__(
-        self, level: Level, limits: Limits, process: int, folder: Path
-    ) -> None:
+    def __init__(self, limits: Limits, process: int, folder: Path | None) -> None:
         self.limits, self.process, self.folder = limits, process, folder
-        self.disk = "namespaces" not in level.walls
         self.memory = sys.platform == "darwin"
-        self.every = EVERY if self.disk or self.memory else NEVER
+        self.every = EVERY if folder or self.memory else NEVER
         self.next = time.monotonic() + EVERY
 
     def look(self) -> Outcome | None:
@@ -38,7 +34,7 @@ class Watch:
             return None
         self.next = time.monotonic() + EVERY
         most = self.limits.scratch_bytes
-        if self.disk and scratch.size(self.folder, most) > most:
+        if self.folder and scratch.size(self.folder, most) > most:
             return "too much output"
         if self.memory and resident_bytes(self.process) > self.limits.memory_bytes:
             return "out of memory"

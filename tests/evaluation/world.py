@@ -1,7 +1,7 @@
 """What a program could reach outside its sandbox, looked at from outside.
 
-A canary file, sockets that listen, this process itself: each is as it was, or the change
-is named. The oracle of a hostile program is this and a verdict, never its own word.
+A canary file, sockets that listen, this process itself: each is as it was, or the
+change is named. The oracle of a hostile program is this and a verdict, never its word.
 """
 
 import os
@@ -42,7 +42,10 @@ class World:
             self._listener(socket.AF_UNIX, socket.SOCK_DGRAM, f"{path}.letters"),
         ]
         if hasattr(os, "memfd_create"):  # Linux: names without a path
-            for kind, end in ((socket.SOCK_STREAM, ""), (socket.SOCK_DGRAM, ".letters")):
+            for kind, end in (
+                (socket.SOCK_STREAM, ""),
+                (socket.SOCK_DGRAM, ".letters"),
+            ):
                 name = f"\0{self.mark}{end}"
                 self.listening.append(self._listener(socket.AF_UNIX, kind, name))
         self.before = self._seen()

@@ -29,16 +29,22 @@ def version() -> int:
     return checked(libc.syscall(CREATE, None, 0, VERSION), "landlock")
 
 
-def restrict(readable: list[str], writable: list[str]) -> None:
+def restrict(readable: list[str], writable: list[str], *, alone: bool) -> None:
     """Closes everything else to this process, for good.
 
     Files and folders in `readable` may be read with all that is in them, those in
     `writable` be written too. Paths that are not there are passed over.
 
+    Args:
+      readable, writable: absolute paths.
+      alone: whether no private root stands behind it.
+
     Raises:
-      OSError: if the kernel refuses.
+      OSError: if the kernel refuses, or its Landlock is too old to be alone.
     """
     known = version()
+    if alone and known <= WITHOUT_TRUNCATE:
+        raise OSError(f"landlock must be of version 3, got {known}")
     files = (1 << RIGHTS.get(known, 16)) - 1
     sizes = {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}
     rules = struct.pack("=QQQ", files, TCP, SCOPES)[: sizes.get(known, 24)]

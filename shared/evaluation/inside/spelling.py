@@ -72,6 +72,8 @@ def spell_number(value, kind: type) -> str:
         return array("Decimal", [spell_text(str(value))])
     if (kind.__module__, kind.__name__) == ("fractions", "Fraction"):
         return array("Fraction", [spell_text(str(value))])
+    if kind.__module__ == "numpy" and "generic" in (x.__name__ for x in kind.__mro__):
+        return spell(value.item(), 1)  # a number or a text
     raise Odd
 
 

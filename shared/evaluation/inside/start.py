@@ -53,7 +53,8 @@ def raise_walls(options: dict[str, str]) -> None:
         be_first_process()
     limit_all(options)
     if "landlock" in walls:
-        landlock.restrict(readable, [*writable, "/dev/null"])
+        alone = "namespaces" not in walls
+        landlock.restrict(readable, [*writable, "/dev/null"], alone=alone)
     if "seccomp" in walls:
         kernel.drop_capabilities()
         seccomp.install()

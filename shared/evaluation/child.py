@@ -53,9 +53,7 @@ class Child:
         self.ended = self.ready = self.closed = self.killed = False
         self.received = bytearray()
         self.scratch: Path | None = None
-        if (
-            "namespaces" not in level.walls
-        ):  # there it is in memory, and seen by no other
+        if "namespaces" not in level.walls:  # which have theirs in memory
             self.scratch = Path(tempfile.mkdtemp(prefix="sandbox-")).resolve()
         try:
             self.process = self._start(mode, cpu_seconds)
@@ -133,10 +131,8 @@ class Child:
         content = self._read(size)
         try:
             return content.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            return content.decode(
-                "ascii", "replace"
-            )  # no answer, as its reader will say
+        except UnicodeDecodeError:  # whoever reads it will refuse it
+            return content.decode("ascii", "replace")
 
     def await_ready(self) -> None:
         """The first message: walls stand, and no line of a program has run."""

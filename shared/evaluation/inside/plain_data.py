@@ -5,6 +5,7 @@ program answers may be anything. Size is bounded by the frame, depth here, and s
 the numbers of values that share a hash, which would make a dictionary slow to fill.
 """
 
+import builtins
 import json
 from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
@@ -90,6 +91,7 @@ READERS: dict[str, Callable[[Sequence[Any], int], Any]] = {
     "list": items,
     "tuple": lambda values, depth: tuple(items(values, depth)),
     "set": lambda values, depth: set(hashable(items(values, depth))),
+    "frozenset": lambda values, depth: frozenset(hashable(items(values, depth))),
     "dict": read_dict,
     "int": lambda values, depth: int(values[0], 16),
     "bytes": lambda values, depth: bytes.fromhex(values[0]),
@@ -100,7 +102,7 @@ READERS: dict[str, Callable[[Sequence[Any], int], Any]] = {
 
 
 def source(value: Any) -> str:
-    """A value as an expression of Python that uses no name.
+    """A value as an expression of Python, with no name that a program could change.
 
     Raises:
       TypeError: if it is not plain data.
@@ -114,7 +116,9 @@ def source(value: Any) -> str:
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         infinite = "(1e999-1e999)" if value != value else "1e999"
         return infinite if not value < 0 else "(-1e999)"
-    if value is None or isinstance(value, bool | float | complex | str | bytes):
+    if isinstance(value, complex):
+        return f"__complex__({source(value.real)}, {source(value.imag)})"
+    if value is None or isinstance(value, bool | float | str | bytes):
         return repr(value)
     if isinstance(value, dict):
         return f"{{{', '.join(f'{source(k)}: {source(v)}' for k, v in value.items())}}}"
@@ -124,7 +128,10 @@ def source(value: Any) -> str:
             return f"[{inner}]"
         if isinstance(value, tuple):
             return f"({inner},)" if value else "()"
-        return f"{{{inner}}}" if value else "{*()}"
+        text = f"{{{inner}}}" if value else "{*()}"
+        return text if isinstance(value, set) else f"__frozenset__({text})"
+    if isinstance(value, type) and value in vars(builtins).values():
+        return value.__name__
     if hasattr(value, PATH):  # stays with the program, which knows it by this
         return str(getattr(value, PATH))
     raise TypeError(f"a {type(value).__name__} of a test cannot go to the program")

@@ -72,7 +72,7 @@ def spell_number(value, kind: type) -> str:
         return array("Decimal", [spell_text(str(value))])
     if (kind.__module__, kind.__name__) == ("fractions", "Fraction"):
         return array("Fraction", [spell_text(str(value))])
-    if kind.__module__ == "numpy" and "generic" in (x.__name__ for x in kind.__mro__):
+    if kind.__module__ == "numpy" and "generic" in [x.__name__ for x in kind.__mro__]:
         return spell(value.item(), 1)  # a number or a text
     raise Odd
 
@@ -85,7 +85,10 @@ SPELLED = (
     (tuple, lambda value, depth: members("tuple", tuple.__iter__(value), depth)),
     (dict, spell_dict),
     (set, lambda value, depth: members("set", set.__iter__(value), depth)),
-    (frozenset, lambda value, depth: members("set", frozenset.__iter__(value), depth)),
+    (
+        frozenset,
+        lambda value, depth: members("frozenset", frozenset.__iter__(value), depth),
+    ),
     (bytes, lambda value, depth: array("bytes", [f'"{bytes.hex(value)}"'])),
     (bytearray, lambda value, depth: array("bytes", [f'"{bytearray.hex(value)}"'])),
     (complex, spell_complex),

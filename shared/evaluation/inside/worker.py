@@ -18,6 +18,7 @@ from shared.evaluation.inside.spelling import Odd, spell, spell_text
 NAME = "program"  # not "__main__": what a program does as a script is not asked for
 FILE = "<program>"
 KEPT = "__kept__"
+NAMES = {"__frozenset__": frozenset, "__complex__": complex}  # of `plain_data.source`
 MESSAGE = 200  # characters of an error that are told
 
 
@@ -28,7 +29,7 @@ def serve() -> None:
     module = type(sys)(NAME)
     sys.modules[NAME] = module
     names = vars(module)
-    kept: dict[str, list[object]] = {KEPT: []}
+    kept: list[object] = []
     while True:
         try:
             request = frames.read(requests)
@@ -50,25 +51,24 @@ def silence() -> None:
 
 
 def answer_to(
-    letter: str, text: str, names: dict[str, object], kept: dict[str, list[object]]
+    letter: str, text: str, names: dict[str, object], kept: list[object]
 ) -> str:
     """Whatever a program raises is an answer, too."""
     try:
         if letter == "x":
             exec(compile(text, FILE, "exec", dont_inherit=True), names)
             return '["is",null]'
-        value = eval(
-            compile(text.strip(), FILE, "eval", dont_inherit=True), names, kept
-        )
+        code = compile(text.strip(), FILE, "eval", dont_inherit=True)
+        value = eval(code, names, {KEPT: kept, **NAMES})
         if letter == "t":
             return '["is",true]' if value else '["is",false]'
         try:
             return f'["is",{spell(value)}]'
         except Odd:
             if letter == "k":
-                kept[KEPT].append(value)
+                kept.append(value)
             name = spell_text(type(value).__name__)
-            return f'["odd",{name},{len(kept[KEPT]) - 1}]'
+            return f'["odd",{name},{len(kept) - 1}]'
     except BaseException as error:
         return raised(error)
 

@@ -19,7 +19,12 @@ NOT_RUN = Result(outcome="not run")
 
 @dataclass(frozen=True)
 class Run:
-    """What one run has found; `stopped` is what it was ended for, if it was."""
+    """What one run has found.
+
+    Attributes:
+      cpu_seconds: of the process that used most.
+      stopped: what it was ended for, if it was.
+    """
 
     results: tuple[Result, ...]
     cpu_seconds: float
@@ -86,7 +91,7 @@ class Session:
             results.append(Result(outcome=stopped, error=error))
         results += [NOT_RUN] * (len(self.task.tests) - len(results))
         seconds = time.monotonic() - start
-        return Run(tuple(results), worker.cpu_seconds, seconds, stopped)
+        return Run(tuple(results), self._used(worker), seconds, stopped)
 
     def _child(self, mode: Mode) -> Child:
         child = Child(
@@ -134,8 +139,12 @@ class Session:
 
     def _fate(self, worker: Child) -> Outcome:
         """What a process ended by that nobody has ended."""
-        used = [x.cpu_seconds for x in (worker, self.examiner) if x]
-        return "timed out" if exhausted(max(used), self.cpu_seconds) else "crashed"
+        late = exhausted(self._used(worker), self.cpu_seconds)
+        return "timed out" if late else "crashed"
+
+    def _used(self, worker: Child) -> float:
+        """Seconds of the processor; each process has its own limit."""
+        return max(x.cpu_seconds for x in (worker, self.examiner) if x)
 
 
 def exhausted(used: float, seconds: int) -> bool:

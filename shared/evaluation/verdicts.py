@@ -75,7 +75,8 @@ class Verdict:
       results: one of each test, in their order.
       level: name of the sandbox's level (`levels.LADDER`).
       seconds: from start to end, of the run that counts.
-      cpu_seconds: of the processor in that run, start of Python included.
+      cpu_seconds: of the processor in that run, start of Python included, by the
+        program's process or that of its tests, whichever used more.
       retried: whether it ran a second time, alone, which then counts.
     """
 

@@ -11,7 +11,7 @@ from tests.evaluation.world import World
 
 FOLDER = Path(__file__).parent / "hostile"
 FAMILIES = ("cheating", "time", "files", "processes", "resources", "network")
-LIMITS = Limits(cpu_seconds=1, wall_seconds=1.5)
+LIMITS = Limits(cpu_seconds=0.5, wall_seconds=1)
 LONGEST = 3 * LIMITS.wall_seconds + 3  # both runs, and to clear away
 # What a cheating program wants to pass; none may.
 CHEATED = (
@@ -39,6 +39,15 @@ def hostiles() -> list[Hostile]:
         for part in text.split("\n### ")[1:]:
             name, _, program = part.partition("\n")
             found.append(Hostile(family, name, program))
+    return found
+
+
+def some_of_each(count: int, without: set[str]) -> set[str]:
+    """Names of so many programs of each family."""
+    found: set[str] = set()
+    for family in FAMILIES:
+        names = [x.name for x in hostiles() if x.family == family]
+        found |= set([name for name in names if name not in without][:count])
     return found
 
 

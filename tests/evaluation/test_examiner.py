@@ -12,7 +12,7 @@ try:
 except SandboxError as error:
     pytest.skip(f"needs a sandbox: {error}", allow_module_level=True)
 
-QUICK = Limits(cpu_seconds=1, wall_seconds=2)
+QUICK = Limits(cpu_seconds=0.5, wall_seconds=2)
 STACK = """
 class Stack:
     size = 0

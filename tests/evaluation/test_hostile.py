@@ -1,7 +1,6 @@
 """Hostile programs: each is contained, which is looked at from outside."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from shared.evaluation.levels import LADDER, SandboxError
 from shared.evaluation.probe import strongest
 from tests.cases import shorter
-from tests.evaluation.hostiles import FAMILIES, attempt, hostiles
+from tests.evaluation.hostiles import FAMILIES, attempt, hostiles, some_of_each
 from tests.evaluation.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -24,16 +23,9 @@ LONG = {hostile.name for hostile in ALL if hostile.family == "time"} | {
     *("a tree that is deeper than can be walked", "a number of a million digits"),
     *("a pool of processes", "letters on the terminal"),
 }
-NORMAL = set(NAMES) - LONG | {"a loop that no exception ends"}
-# As a plain user, some of each family in the normal run.
-SOME = {
-    *("an object equal to everything", "the tests are read from disk"),
-    *("the questions are not read and the answers not written", "open", "the way up"),
-    *("the canary is written", "the canary gets another mode", "fork", "fork by libc"),
-    *("the parent is traced", "the parent can be signalled", "two thousand threads"),
-    *("many files", "a flood in the channel of answers", "TCP", "a socket with a path"),
-    *("new namespaces", "a mount of the host's disk", "raw packets"),
-}
+NORMAL = some_of_each(9, LONG) | {"a loop that no exception ends"}
+MORE = {"two thousand threads", "the canary is written"}
+PLAIN = sorted(some_of_each(2, LONG) | MORE)
 
 try:
     strongest()
@@ -71,11 +63,8 @@ def test_is_contained_without_namespaces(world, name):
 
 
 def as_plain_user(names: list[str]) -> list[dict[str, object]]:
-    command = [sys.executable, str(Path(__file__).with_name("plain_user.py")), *names]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    told = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "tests.evaluation.separate", "--plain", *names]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in told.stdout.splitlines()]
     if "skipped" in rows[0]:
         pytest.skip(f"a plain user has no sandbox here: {rows[0]['skipped']}")
@@ -83,7 +72,9 @@ def as_plain_user(names: list[str]) -> list[dict[str, object]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second user")
-@pytest.mark.parametrize("names", shorter([sorted(SOME), []], [sorted(SOME)]), ids=len)
+@pytest.mark.parametrize(
+    "names", shorter([sorted(PLAIN), []], [sorted(PLAIN)]), ids=len
+)
 def test_is_contained_as_a_plain_user(names):
     rows = as_plain_user(names)
     assert {row["name"] for row in rows} == set(names or NAMES)

@@ -6,6 +6,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,15 @@ from shared.evaluation.inside.seccomp import (
     filter_for,
 )
 from shared.evaluation.inside.system_calls import numbers
-from shared.evaluation.levels import SEATBELT, readable_paths
+from shared.evaluation.levels import LADDER, SEATBELT, readable_paths
 from shared.evaluation.outputs import same_output
+from shared.evaluation.probe import weakness
 from shared.evaluation.sandbox import run_tests
 from shared.evaluation.scripts import Case
 from shared.evaluation.verdicts import Limits
+from tests.evaluation.world import processes_of
 
+ROOT = Path(__file__).parents[2]
 ME = 77
 MACHINES = sorted(ARCHITECTURES)
 
@@ -167,6 +171,37 @@ def test_memory_is_watched_where_it_has_no_limit(monkeypatch):
     assert watch.resident_bytes(ended.pid) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux's")
+@pytest.mark.parametrize("level", [LADDER[0], LADDER[-1]], ids=lambda x: x.name)
+def test_a_child_dies_with_its_parent(level, tmp_path):
+    """However that ended: here by a signal that it cannot handle."""
+    if why := weakness(level):
+        pytest.skip(f"this level does not hold here: {why}")
+    script = (
+        "import sys, threading\n"
+        "from shared.evaluation import child, levels, verdicts\n"
+        f"level = levels.Level('', {level.walls!r})\n"
+        "limits = verdicts.Limits()\n"
+        "one = child.Child('worker', level, limits, cpu_seconds=9, wall=60)\n"
+        "one.send('eexec(\"while True: pass\")')\n"
+        "print(flush=True)\n"
+        "one.receive()\n"
+    )
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout and parent.stdout.readline() == b"\n"
+        assert processes_of(parent.pid)
+        parent.kill()
+    for _ in range(100):
+        if not processes_of(parent.pid):
+            break
+        time.sleep(0.02)
+    assert not processes_of(parent.pid)
+
+
 # The scratch folder where it is on disk.
 
 
@@ -178,7 +213,7 @@ def test_any_tree_is_removed(tmp_path):
     (folder / "closed").mkdir(mode=0)
     try:
         os.chdir(folder)
-        for _ in range(1500):
+        for _ in range(400):
             os.mkdir("deeper-and-deeper")
             os.chdir("deeper-and-deeper")
         Path("file").write_text("x")

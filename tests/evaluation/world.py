@@ -17,6 +17,18 @@ LATE = 0.05  # seconds that a left process gets to show itself
 GROWTH = 400 * 2**20  # bytes that this process may need for what programs answer
 
 
+def processes_of(parent: int, mark: str | None = None) -> list[str]:
+    """Command lines of what the runs of a parent have started and not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            ours = f"parent={parent} " in line or (mark and mark in line)
+            if ours and (folder / "stat").read_text().split(") ")[1][0] != "Z":
+                found.append(line[:200])
+    return found
+
+
 class World:
     """Use it in a `with`; `constants` tells a program where everything is."""
 
@@ -96,23 +108,13 @@ class World:
     def _memory(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def left_processes(self) -> list[str]:
-        """Of those that runs of this process started: their command lines."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                ours = f"parent={os.getpid()} " in line or self.mark in line
-                if ours and (folder / "stat").read_text().split(") ")[1][0] != "Z":
-                    found.append(line[:200])
-        return found
-
     def changes(self) -> list[str]:
         """What is not as it was; empty if all is well."""
         found = []
-        if self.left_processes():
+        if processes_of(os.getpid(), self.mark):
             time.sleep(LATE)
-            found += [f"a process: {line}" for line in self.left_processes()]
+            left = processes_of(os.getpid(), self.mark)
+            found += [f"a process: {line}" for line in left]
         seen = self._seen()
         found += [name for name, value in self.before.items() if seen[name] != value]
         for listener in self.listening:

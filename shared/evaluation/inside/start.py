@@ -48,6 +48,8 @@ def raise_walls(options: dict[str, str]) -> None:
         kernel.die_with_parent(int(options["parent"]))
     if "namespaces" in walls:
         namespaces.enter(readable, int(options["scratch_bytes"]))
+        # Once more: who changes its user is forgotten.
+        kernel.die_with_parent(int(options["parent"]))
         writable = [namespaces.SCRATCH]
         readable += [*namespaces.DEVICES]
         be_first_process()

@@ -1,20 +1,23 @@
-"""Runs hostile programs as a plain user, in its own process: `python FILE NAME...`.
+"""Runs hostile programs in a process of its own, as a plain user if that is asked for.
 
-Started as root it becomes nobody first. Where Python stands in a folder that only root
+    python -m tests.evaluation.separate [--plain] [--walls WALL,...] [NAME ...]
+
+With `--plain` root becomes nobody first. Where Python stands in a folder that only root
 may enter, the process gets a mount namespace in which that folder shows Python alone.
-Writes one line of JSON per program: level, family, name, outcome, what escaped.
+Without `--walls` the strongest level that holds is taken. Writes a line of JSON per
+program: level, family, name, outcome, what escaped.
 """
 
+import argparse
 import json
 import os
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
 from shared.evaluation.inside import namespaces
 from shared.evaluation.inside.kernel import PR_SET_DUMPABLE, checked, libc
-from shared.evaluation.levels import LADDER
+from shared.evaluation.levels import LADDER, Level
 from shared.evaluation.probe import weakness
 from tests.evaluation.hostiles import attempt, hostiles
 from tests.evaluation.world import World
@@ -53,15 +56,29 @@ def become_plain() -> None:
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-def main(names: list[str]) -> None:
-    sysconfig.get_config_vars()
-    become_plain()
-    level = next((x for x in LADDER if not weakness(x)), None)
+def asked_for() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument(
+        "--walls", type=lambda text: tuple(filter(None, text.split(",")))
+    )
+    parser.add_argument("names", nargs="*")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = asked_for()
+    if asked.plain:
+        become_plain()
+    if asked.walls is None:
+        level = next((x for x in LADDER if not weakness(x)), None)
+    else:
+        level = Level("+".join(asked.walls), asked.walls)
     if level is None:
         print(json.dumps({"skipped": weakness(LADDER[0])}))
         return
     for hostile in hostiles():
-        if names and hostile.name not in names:
+        if asked.names and hostile.name not in asked.names:
             continue
         with tempfile.TemporaryDirectory() as folder, World(Path(folder)) as world:
             verdict, escaped = attempt(hostile, world, level)
@@ -71,4 +88,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from shared.evaluation.assertions import Check
 from shared.evaluation.child import Child, Mode, Stopped
@@ -154,49 +155,44 @@ def exhausted(used: float, seconds: int) -> bool:
 
 def _judge(worker: Child, check: Check) -> None:
     """Raises: Failed, if the check does not hold."""
-    value = None
-    if check.request:
-        said = _said(worker.ask(check.request))
-        if said[0] == "odd":
-            text = shown(f"not plain data: {said[1]!s}")
-            raise Failed(Result(outcome="wrong", error=text))
-        if said[0] != "is":
-            raise Failed(_error(said))
-        try:
-            value = read(said[1])
-        except (ValueError, IndexError) as error:
-            raise Failed(Result(outcome="error", error=shown(error))) from None
+    said = _said(worker.ask(check.request)) if check.request else ["is", None]
+    if said[0] == "odd":
+        text = shown(f"not plain data: {said[1]}")
+        raise Failed(Result(outcome="wrong", error=text))
+    if said[0] == "raised":
+        raise Failed(_error(said))
     try:
-        holds = check.holds(value)
-    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        holds = check.holds(read(said[1]))
+    except Exception as error:  # whatever Python raises for such a comparison
         text = shown(f"{type(error).__name__}: {error}")
         raise Failed(Result(outcome="error", error=text)) from None
     if not holds:
         raise Failed(Result(outcome="wrong"))
 
 
-def _said(answer: str) -> list:
+def _said(answer: str) -> list[Any]:
     """An answer's parts; whatever a program has written, it is one of three kinds."""
     try:
-        said = parse(answer)
-        kinds = {"is": 2, "odd": 3, "raised": 3}
-        if len(said) == kinds.get(said[0]):
-            return said
-    except (ValueError, TypeError):
+        match parse(answer):
+            case ["is", _] | ["odd", str(), int()] as said:
+                return said
+            case ["raised", [str(), *types], str()] as said if all(
+                isinstance(kind, str) for kind in types
+            ):
+                return said
+    except ValueError:
         pass
     return ["raised", ["ValueError"], "an answer of no known form"]
 
 
-def _error(said: list) -> Result:
-    types = said[1] if isinstance(said[1], list) and said[1] else ["Exception"]
-    outcome: Outcome = "out of memory" if "MemoryError" in types else "error"
-    return Result(outcome=outcome, error=shown(f"{types[0]!s}: {said[2]!s}"))
+def _error(said: list[Any]) -> Result:
+    outcome: Outcome = "out of memory" if "MemoryError" in said[1] else "error"
+    return Result(outcome=outcome, error=shown(f"{said[1][0]}: {said[2]}"))
 
 
-def shown(text: object) -> str:
+def shown(text: str) -> str:
     """What a program says of an error, fit to be printed."""
-    cut = str(text)[:ERROR]
-    return "".join(letter if letter.isprintable() else "?" for letter in cut)
+    return "".join(x if x.isprintable() else "?" for x in text[:ERROR])
 
 
 def ended_by(child: Child) -> str:

@@ -128,16 +128,17 @@ def test_paths_that_python_reads():
 
 
 def test_the_profile_closes_what_it_does_not_name():
-    lines = seatbelt.profile(["/py thon", '/a"b'], "/private/scratch").split("\n")
+    lines = seatbelt.profile(["/py thon", '/a"b'], "/scratch", "/py").split("\n")
     assert lines[:2] == ["(version 1)", "(deny default)"]
     for closed in ("process-fork", "network*", "mach-lookup", "ipc*"):
         assert f"(deny {closed})" in lines
         assert not any(x.startswith(f"(allow {closed[:7]}-fork") for x in lines)
     writes = [line for line in lines if "file-write" in line]
     assert writes == [
-        '(allow file-write* (subpath "/private/scratch"))',
+        '(allow file-write* (subpath "/scratch"))',
         '(allow file-write-data (literal "/dev/null"))',
     ]
+    assert '(allow process-exec (literal "/py thon") (subpath "/py"))' in lines
     assert '(subpath "/py thon")' in lines[2] and '(subpath "/a\\"b")' in lines[2]
 
 

@@ -120,8 +120,8 @@ def ask(letter: str, expression: str) -> Any:
     for name in values[0]:
         kind = getattr(builtins, str(name), None)
         if isinstance(kind, type) and issubclass(kind, Exception):
-            raise kind(values[1])
-    raise ProgramError(values[1])
+            raise kind(str(values[1]))
+    raise ProgramError(str(values[1]))
 
 
 def changes(function: Any) -> Any:

@@ -14,8 +14,14 @@ Safe in threads: a pool of as many as there are processors is the way to run man
 
 What a verdict cannot tell: that a program has learnt the tests by heart; and where a
 test compares two objects of the program's own classes, the program's `==` decides.
-Numbers of numpy and other packages are not importable unless `Limits.import_paths` says
-where they are.
+What a test calls and neither it, `definitions` nor `setup` define is the program's, as
+in one interpreter; names of Python's own are not, where a second process runs the test.
+numpy and other packages can be imported only if `Limits.import_paths` says where from.
+
+Where it falls short: on macOS the walls have not been tried on a Mac. At the level
+`landlock` a program sees which files there are, though not what is in them, and root's
+programs have no limit of threads but memory. Runs of other processes are not waited for
+when a time-out is tried again.
 """
 
 import math

@@ -5,7 +5,7 @@ import os
 import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 
@@ -26,6 +26,11 @@ def die_with_parent(parent: int) -> None:
     checked(libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0), "parent death signal")
     if os.getppid() != parent:
         os._exit(1)
+
+
+def keep_privileges() -> None:
+    """No program that is started may gain any, which walls of a plain user need."""
+    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
 def drop_capabilities() -> None:

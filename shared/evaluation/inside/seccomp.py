@@ -24,7 +24,7 @@ EQUAL, GREATER, AT_LEAST, ANY_BIT = 0x15, 0x25, 0x35, 0x45
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 EPERM, ENOSYS = 0x00050000 | 1, 0x00050000 | 38
-PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, FILTER = 22, 38, 2
+PR_SET_SECCOMP, FILTER = 22, 2
 
 Instruction = tuple[int, int, int, int]
 
@@ -112,7 +112,7 @@ def ranges(values: list[int]) -> list[tuple[int, int]]:
 
 
 def install() -> None:
-    """Puts the filter before this process, for good.
+    """Puts the filter before this process, for good; `keep_privileges` comes first.
 
     Raises:
       OSError: if the kernel has none, or this machine's numbers are not known.
@@ -124,5 +124,4 @@ def install() -> None:
     code = b"".join(struct.pack("=HBBI", *row) for row in rows)
     text = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("@HP", len(rows), ctypes.addressof(text))
-    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     checked(libc.prctl(PR_SET_SECCOMP, FILTER, program, 0, 0), "seccomp")

@@ -54,6 +54,8 @@ def raise_walls(options: dict[str, str]) -> None:
         readable += [*namespaces.DEVICES]
         be_first_process()
     limit_all(options)
+    if sys.platform == "linux":
+        kernel.keep_privileges()
     if "landlock" in walls:
         alone = "namespaces" not in walls
         landlock.restrict(readable, [*writable, "/dev/null"], alone=alone)

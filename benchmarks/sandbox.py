@@ -29,7 +29,9 @@ from shared.evaluation.scripts import Case
 from shared.evaluation.verdicts import Verdict
 
 ROOT = Path(__file__).parents[1]
+Row = dict[str, Any]
 PROGRAM = "def f(x):\n    return x + 1\n"
+PLAIN = "plain user"
 ALONE = ("namespaces", "landlock", "seccomp")  # each wall without the others
 
 
@@ -39,13 +41,14 @@ def options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=50, help="timed of each kind")
     parser.add_argument("--data", type=Path, help="folder of mbpp/ and humaneval/")
     parser.add_argument("--names", nargs="*", default=[], help="of hostile programs")
+    parser.add_argument("--levels", nargs="*", help="rows of these titles alone")
     return parser.parse_args()
 
 
 def main() -> None:
     asked = options()
     if asked.table == "hostile":
-        rows = hostile_rows(asked.names)
+        rows = hostile_rows(asked.names, asked.levels)
     elif asked.table == "speed":
         rows = [speed(name, run, asked.runs) for name, run in KINDS.items()]
     elif asked.data is None:
@@ -58,29 +61,32 @@ def main() -> None:
 # Hostile programs.
 
 
-def hostile_rows(names: list[str]) -> list[dict[str, Any]]:
+def hostile_rows(names: list[str], titles: list[str] | None) -> list[Row]:
     """A row of each level and user: contained of how many, by family."""
-    rows = [contained(level.name, level.walls, names) for level in LADDER]
+    levels = {level.name: level.walls for level in LADDER}
     if os.geteuid() == 0:
-        rows += [
-            contained(f"{level.name}, plain user", level.walls, names, plain=True)
-            for level in LADDER
-        ]
-    rows += [contained(f"{wall} alone", (wall,), names) for wall in ALONE]
-    return [*rows, contained("unsafe", (), names)]
+        levels |= {f"{level.name}, {PLAIN}": level.walls for level in LADDER}
+    levels |= {f"{wall} alone": (wall,) for wall in ALONE} | {"unsafe": ()}
+    return [
+        contained(title, walls, names)
+        for title, walls in levels.items()
+        if titles is None or title in titles
+    ]
 
 
-def contained(
-    title: str, walls: tuple[str, ...], names: list[str], *, plain: bool = False
-) -> dict[str, Any]:
+def contained(title: str, walls: tuple[str, ...], names: list[str]) -> Row:
     """One row, of a process that runs all programs behind these walls."""
     command = [sys.executable, "-m", "tests.evaluation.separate"]
-    command += ["--plain"] * plain + ["--walls", ",".join(walls), *names]
+    command += ["--plain"] * title.endswith(PLAIN) + [
+        "--walls",
+        ",".join(walls),
+        *names,
+    ]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = [json.loads(line) for line in told.stdout.splitlines()]
     if told.returncode or not found:
         raise SystemExit(f"{title}: {told.stderr.strip().splitlines()[-1:]}")
-    row: dict[str, Any] = {"level": title}
+    row: Row = {"level": title}
     for family in dict.fromkeys(each["family"] for each in found):
         row[family] = share([x for x in found if x["family"] == family])
     row["all"] = share(found)
@@ -90,7 +96,7 @@ def contained(
     return row
 
 
-def share(found: list[dict[str, Any]]) -> str:
+def share(found: list[Row]) -> str:
     return f"{sum(not x['escaped'] for x in found)} of {len(found)}"
 
 
@@ -112,7 +118,7 @@ def script() -> Verdict:
 KINDS = {"asserts": literal, "test of its own": examined, "script": script}
 
 
-def speed(name: str, run: Callable[[], Verdict], runs: int) -> dict[str, Any]:
+def speed(name: str, run: Callable[[], Verdict], runs: int) -> Row:
     """One after the other, then as many at once as there are processors."""
     assert run().passed
     seconds = []
@@ -125,7 +131,7 @@ def speed(name: str, run: Callable[[], Verdict], runs: int) -> dict[str, Any]:
         start = time.perf_counter()
         list(pool.map(lambda _: run(), range(runs)))
         together = (time.perf_counter() - start) / runs
-    row: dict[str, Any] = {"kind": name, "level": strongest().name, "runs": runs}
+    row: Row = {"kind": name, "level": strongest().name, "runs": runs}
     times = {"median ms": statistics.median(seconds), "min": min(seconds)}
     times |= {"max": max(seconds), f"ms each, {threads} threads": together}
     return row | {title: round(1000 * value, 1) for title, value in times.items()}
@@ -152,7 +158,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for text in texts for line in text.split("\n") if line]
 
 
-def references(name: str, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+def references(name: str, tasks: list[Row]) -> Row:
     """One row; what does not pass is told beside the table."""
 
     def judge(task: dict[str, Any]) -> Verdict:

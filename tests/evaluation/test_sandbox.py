@@ -1,6 +1,5 @@
 """Verdicts: what passes, what does not, and that they do not depend on the machine."""
 
-import glob
 import subprocess
 import sys
 import tempfile
@@ -154,12 +153,13 @@ def test_nothing_runs_beside_a_run_that_is_alone():
     assert all(count == 1 for alone, count in most if alone) and len(most) == 24
 
 
-def test_nothing_is_left():
-    before = set(glob.glob(f"{tempfile.gettempdir()}/sandbox-*"))
+def test_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = "open('left', 'w').write('x')\nimport os\nos.mkdir('closed', 0)\n" + NEXT
-    for level in (strongest(), LADDER[-1] if sys.platform == "linux" else strongest()):
-        assert run_tests(program, ["assert f(2) == 3"], level=level).passed
-    assert set(glob.glob(f"{tempfile.gettempdir()}/sandbox-*")) == before
+    for level in (strongest(), LADDER[-1]):
+        if not weakness(level):
+            assert run_tests(program, ["assert f(2) == 3"], level=level).passed
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_test_may_be():

@@ -17,15 +17,15 @@ LATE = 0.05  # seconds that a left process gets to show itself
 GROWTH = 400 * 2**20  # bytes that this process may need for what programs answer
 
 
-def processes_of(parent: int, mark: str | None = None) -> list[str]:
-    """Command lines of what the runs of a parent have started and not ended."""
-    found = []
+def processes_of(parent: int, mark: str | None = None) -> dict[str, str]:
+    """What the runs of a parent have started and not ended: number -> command line."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             ours = f"parent={parent} " in line or (mark and mark in line)
             if ours and (folder / "stat").read_text().split(") ")[1][0] != "Z":
-                found.append(line[:200])
+                found[folder.name] = line[:200]
     return found
 
 
@@ -62,6 +62,7 @@ class World:
                 self.listening.append(self._listener(socket.AF_UNIX, kind, name))
         self.before = self._seen()
         self.peak = self._memory()
+        self.running = processes_of(os.getpid())  # of an earlier program
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,13 +109,16 @@ class World:
     def _memory(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    def _left(self) -> list[str]:
+        now = processes_of(os.getpid(), self.mark)
+        return [line for number, line in now.items() if number not in self.running]
+
     def changes(self) -> list[str]:
         """What is not as it was; empty if all is well."""
         found = []
-        if processes_of(os.getpid(), self.mark):
+        if self._left():
             time.sleep(LATE)
-            left = processes_of(os.getpid(), self.mark)
-            found += [f"a process: {line}" for line in left]
+            found += [f"a process: {line}" for line in self._left()]
         seen = self._seen()
         found += [name for name, value in self.before.items() if seen[name] != value]
         for listener in self.listening:

@@ -6,19 +6,29 @@ Rows are lines of JSON or rows of a hub data set; errors name the file and the l
 
 import json
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from itertools import chain, count
 from typing import Any
 
+from shared.data.kinds import (
+    ID,
+    MESSAGES,
+    SOLUTIONS,
+    TESTS,
+    TEXT,
+    TEXTS,
+    Kind,
+    Row,
+    check_row,
+)
 from shared.data.spelling import RESERVED
 from shared.files import refuse_pointer
 
 # id, prompt, completion; of a chat also `messages`, whose last is the completion and
 # whose others are the prompt to whom texts matter, not tokens.
 Example = dict[str, Any]
-Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]  # where a row stands, for messages, and the row
 
 PYTHON3 = 3  # in the enum of code_contests: 1 is Python 2, 2 C++, 4 Java
@@ -38,46 +48,6 @@ class Examples:
     format: str
     num_left_out: int = 0
 
-
-def _is_list(x: Any, of: type, least: int = 1) -> bool:
-    """Whether it is a list of so many values of that type."""
-    return isinstance(x, list) and len(x) >= least and all(isinstance(y, of) for y in x)
-
-
-def _are_lists(x: Any, least: int, **types: type) -> bool:
-    """Whether it is a dict with lists under these keys, each as long as the others."""
-    if not isinstance(x, dict):
-        return False
-    fit = all(_is_list(x.get(key), of, least) for key, of in types.items())
-    return fit and len({len(x[key]) for key in types}) == 1
-
-
-def _is_message(x: Any) -> bool:
-    """Whether it is {role, content}; in tables there are more keys, which hold null."""
-    filled = {key: value for key, value in x.items() if value is not None}
-    texts = all(isinstance(value, str) for value in filled.values())
-    return texts and {*filled} == {"role", "content"} and filled["role"].isidentifier()
-
-
-Kind = tuple[str, Callable[[Any], bool]]
-ID: Kind = (
-    "a string or an integer",
-    lambda x: isinstance(x, (str, int)) and not isinstance(x, bool),
-)
-TEXT: Kind = ("a string", lambda x: isinstance(x, str))
-TEXTS: Kind = ("a list of at least one string", lambda x: _is_list(x, str))
-TESTS: Kind = (
-    "{input, output}, two equally long lists of strings",
-    lambda x: _are_lists(x, 1, input=str, output=str),
-)
-SOLUTIONS: Kind = (
-    "{language, solution}, equally long lists of integers and strings",
-    lambda x: _are_lists(x, 0, language=int, solution=str),
-)
-MESSAGES: Kind = (
-    "a list of {role, content}, a word and a string, and nothing else",
-    lambda x: _is_list(x, dict) and all(map(_is_message, x)),
-)
 
 # Keys that a row must have, and what they hold. `auto` takes the first that fits.
 FORMATS: dict[str, dict[str, Kind]] = {
@@ -139,7 +109,7 @@ def convert_rows(rows: Rows, format: str, limit: int = 0) -> Examples:
             continue
         _check_text(example, where)
         if _keys(row, format) is CODE_CONTESTS:
-            example["id"] = _unused(example["id"], seen)
+            example["id"] = unused_name(example["id"], seen)
         if (before := seen.setdefault(example["id"], where)) != where:
             raise ValueError(
                 f"{where}: ids must be unique, got {example['id']!r} again, after "
@@ -214,23 +184,13 @@ def _find_format(row: Row, where: str) -> str:
 
 
 def _check_row(row: Row, format: str, where: str) -> None:
-    keys = _keys(row, format)
-    if missing := [key for key in keys if key not in row]:
-        raise ValueError(
-            f"{where}: format {format} must have the keys {', '.join(keys)}, got "
-            f"{[*row]} without {', '.join(missing)}"
-        )
     optional = (
         {"id": ID} if format in ("completion", "messages") and "id" in row else {}
     )
-    for key, (kind, holds) in (keys | optional).items():
-        if not holds(row[key]):
-            got = repr(row[key])
-            got = got if len(got) <= 60 else f"{got[:57]}..."
-            raise ValueError(f"{where}: {key!r} must be {kind}, got {got}")
+    check_row(row, _keys(row, format) | optional, f"format {format}", where)
 
 
-def _unused(name: str, seen: Container[str]) -> str:
+def unused_name(name: str, seen: Container[str]) -> str:
     """Problems of code_contests come from five sites, whose names may be the same."""
     names = chain([name], (f"{name} ({number})" for number in count(2)))
     return next(name for name in names if name not in seen)
@@ -262,7 +222,7 @@ def _to_example(row: Row, format: str, number: int) -> Example | None:
         case "humaneval":
             parts = row["task_id"], row["prompt"], row["canonical_solution"]
         case "contest":
-            solution = row["solution"] if "solution" in row else _first_python(row)
+            solution = row["solution"] if "solution" in row else first_python(row)
             if solution is None:
                 return None
             parts = row["name"], f'"""\n{row["description"]}\n"""\n', solution
@@ -292,7 +252,8 @@ def _to_chat(row: Row, number: int) -> Example:
     }
 
 
-def _first_python(row: Row) -> str | None:
+def first_python(row: Row) -> str | None:
+    """The first solution in Python 3 of a problem of code_contests."""
     languages, sources = row["solutions"]["language"], row["solutions"]["solution"]
     found = zip(languages, sources, strict=True)
     return next((source for language, source in found if language == PYTHON3), None)

@@ -32,6 +32,8 @@ SOURCES = {
     "humaneval": HubData("openai/openai_humaneval", "openai_humaneval"),
     "code_contests": HubData("deepmind/code_contests", "default", [*CODE_CONTESTS]),
 }
+# Of code_contests, asked for where programs are to be judged.
+TESTS = ("public_tests", "private_tests", "generated_tests")
 # Where such repositories keep their parquet files, `SPLIT-00000-of-00001.parquet`.
 FOLDERS = ("full", "sanitized", "data", "openai_humaneval", ".")
 SPLITS = {
@@ -42,12 +44,13 @@ SPLITS = {
 }
 
 
-def open_source(name: str, *, streaming: bool) -> dict[str, Rows]:
+def open_source(name: str, *, streaming: bool, tests: bool = False) -> dict[str, Rows]:
     """The rows of a data set of the hub, by split.
 
     Args:
       name: a key of `SOURCES`.
       streaming: fetch rows only as they are asked for; else the whole data set.
+      tests: whether those of code_contests are read, too.
 
     Raises:
       ValueError: if it cannot be fetched and is not in the cache, also while the rows
@@ -66,7 +69,7 @@ def open_source(name: str, *, streaming: bool) -> dict[str, Rows]:
 
     options: dict[str, Any] = {"streaming": streaming}
     if source.columns:
-        options["columns"] = source.columns
+        options["columns"] = source.columns + [*TESTS] * tests
     from datasets import config
 
     before = config.HF_HUB_OFFLINE
@@ -82,13 +85,16 @@ def is_parquet_folder(folder: Path) -> bool:
     return not any(folder.glob("*.jsonl")) and bool(_parquet_files(folder))
 
 
-def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
+def open_folder(
+    folder: Path, *, streaming: bool, tests: bool = False
+) -> dict[str, Rows]:
     """The rows of a folder's parquet files, by split.
 
     Args:
       folder: a copy of the repository, or what it keeps in `full` or `data`.
       streaming: read rows only as they are asked for; else into the cache of
         `datasets` first.
+      tests: as in `open_source`.
 
     Raises:
       ValueError: if a file is damaged, also while the rows are read.
@@ -111,7 +117,7 @@ def open_folder(folder: Path, *, streaming: bool) -> dict[str, Rows]:
     except Exception as error:
         raise refuse(error) from error
     if CODE_CONTESTS.keys() <= names and "solution" not in names:
-        options["columns"] = [*CODE_CONTESTS]
+        options["columns"] = [*CODE_CONTESTS, *(TESTS if tests else ())]
     # `datasets` reads file names as patterns.
     options["data_files"] = {
         split: [escape(str(file.resolve())) for file in files]

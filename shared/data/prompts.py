@@ -1,11 +1,8 @@
 """The prompts of a data set, for what is measured of decoding and not trained on."""
 
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
-
 from shared.data import hub
-from shared.data.examples import Rows, convert_rows, read_lines
+from shared.data.examples import Rows, convert_rows
+from shared.data.sources import WHOLE, open_source
 
 SPLITS = ("test", "test_mini", "validation")  # the first that a source has
 HUB = tuple(name for name in hub.SOURCES if name != "code_contests")
@@ -30,32 +27,17 @@ def load_prompts(source: str, limit: int = 0) -> list[str]:
 
 
 def _rows(source: str) -> Rows:
-    folder = Path(source).expanduser()
-    if source == "minis":
-        return _of_folder(files("shared.data").joinpath("minis", "mbpp"), source)
-    if source in HUB:
-        return _one(hub.open_source(source, streaming=False), source)
-    if hub.is_parquet_folder(folder):
-        return _one(hub.open_folder(folder, streaming=True), source)
-    if folder.is_dir():
-        return _of_folder(folder, source)
-    if folder.suffix == ".jsonl":
-        return read_lines(folder)
-    raise ValueError(
-        f"--data must be minis, {', '.join(HUB)}, a folder or one .jsonl file, got "
-        f"{source!r}"
-    )
-
-
-def _of_folder(folder: Traversable, source: str) -> Rows:
-    places = {name: folder.joinpath(f"{name}.jsonl") for name in SPLITS}
-    return _one({n: read_lines(f) for n, f in places.items() if f.is_file()}, source)
-
-
-def _one(rows: dict[str, Rows], source: str) -> Rows:
-    for name in SPLITS:
-        if name in rows:
-            return rows[name]
+    found = None
+    if source in HUB or source not in hub.SOURCES:
+        found = open_source(source, SPLITS)
+    if found is None:
+        raise ValueError(
+            f"--data must be minis, {', '.join(HUB)}, a folder or one .jsonl file, got "
+            f"{source!r}"
+        )
+    for name in (*SPLITS, WHOLE):
+        if name in found:
+            return found[name]
     raise ValueError(
         f"--data must have one of the splits {', '.join(SPLITS)}, got none of them in "
         f"{source!r}"

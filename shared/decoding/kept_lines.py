@@ -17,21 +17,26 @@ class KeptLines:
       lines: those that are there, earlier ones included.
     """
 
-    def __init__(self, path: Path, asked: dict[str, Any]) -> None:
+    def __init__(self, path: Path, asked: dict[str, Any], option: str = "--to") -> None:
         """Finds what an earlier call has left.
+
+        Args:
+          asked: all that decides the lines, as JSON has it.
+          option: what the user has named the file by, for messages.
 
         Raises:
           ValueError: if the file is there already, cannot be written, or was begun for
             something else.
         """
         self.path, self._partial = path, path.with_name(f"{path.name}.partial")
+        self._option = option
         if path.exists():
-            raise ValueError(f"--to must be a new file, got {path}")
+            raise ValueError(f"{option} must be a new file, got {path}")
         self.lines: list[dict[str, Any]] = []
         self._head = json.dumps(asked, sort_keys=True)
         if not os.access(path.parent, os.W_OK):
             raise ValueError(
-                f"--to must be in a folder that can be written, got {path}"
+                f"{option} must be in a folder that can be written, got {path}"
             )
         if self._partial.exists():
             self._read()
@@ -67,10 +72,21 @@ class KeptLines:
         first, *lines = whole.decode("utf-8", "replace").split("\n")[:-1]
         if first != self._head:
             raise ValueError(
-                f"--to must go on with what {self._partial} was begun for, got other "
-                "prompts, model or options (remove that file to begin again)"
+                f"{self._option} must go on with what {self._partial} was begun for, "
+                f"got other {_different(first, self._head)} (remove that file to begin "
+                "again)"
             )
         self.lines = [json.loads(line) for line in lines]
         if len(whole) < len(content):  # half a line of a killed writer
             with open(self._partial, "r+b") as file:
                 file.truncate(len(whole))
+
+
+def _different(before: str, now: str) -> str:
+    """The names of what two heads do not share."""
+    try:
+        one, other = json.loads(before), json.loads(now)
+        names = sorted(x for x in one | other if one.get(x) != other.get(x))
+    except (ValueError, TypeError, AttributeError):
+        names = []  # no head of ours
+    return ", ".join(names) or "options"

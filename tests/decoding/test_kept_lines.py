@@ -48,5 +48,8 @@ def test_what_cannot_be_written_is_refused(tmp_path, name):
 def test_other_options_are_refused(tmp_path):
     first = KeptLines(tmp_path / "out.jsonl", ASKED)
     first.add({"text": "a"})
-    with pytest.raises(ValueError, match=r"go on with what .* was begun for"):
+    with pytest.raises(ValueError, match=r"go on with what .* for, got other n \("):
         KeptLines(tmp_path / "out.jsonl", ASKED | {"n": 2})
+    (tmp_path / "out.jsonl.partial").write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"^--out must .* got other options \("):
+        KeptLines(tmp_path / "out.jsonl", ASKED, "--out")

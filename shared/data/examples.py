@@ -107,7 +107,7 @@ def convert_rows(rows: Rows, format: str, limit: int = 0) -> Examples:
         if (example := _to_example(row, format, len(examples))) is None:
             num_left_out += 1
             continue
-        _check_text(example, where)
+        check_text("".join(example[x] for x in ("id", "prompt", "completion")), where)
         if _keys(row, format) is CODE_CONTESTS:
             example["id"] = unused_name(example["id"], seen)
         if (before := seen.setdefault(example["id"], where)) != where:
@@ -196,8 +196,12 @@ def unused_name(name: str, seen: Container[str]) -> str:
     return next(name for name in names if name not in seen)
 
 
-def _check_text(example: Example, where: str) -> None:
-    text = "".join(example[part] for part in ("id", "prompt", "completion"))
+def check_text(text: str, where: str) -> None:
+    """Checks that a text can be told to any tokenizer.
+
+    Raises:
+      ValueError: if it holds half a character, or one that Unicode keeps for programs.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -70,7 +70,7 @@ def table_row(
         bits = _number(mean_interval(bits_per_byte(results)))
     if sampled:
         deviation = unpaired_deviation(pass_values(results, 1), share=True)
-        to_show = f"{100 * smallest_difference(deviation, len(results)):.1f} points"
+        to_show = _points(smallest_difference(deviation, len(results)))
     late = sum(result.timed_out for result in results)
     timed_out: object = late if sampled else "-"
     return [task, len(results), *passes, bits, timed_out, to_show]
@@ -101,8 +101,8 @@ def difference_row(
         passes = _percent(difference_interval(values, others, share=True), "points")
         if len(pairs) > 1:
             differences = [a - b for a, b in zip(values, others, strict=True)]
-            least = smallest_difference(float(np.std(differences, ddof=1)), len(pairs))
-            to_show = f"{100 * least:.1f} points"
+            deviation = float(np.std(differences, ddof=1))
+            to_show = _points(smallest_difference(deviation, len(pairs)))
     if all(result.bits is not None for result in (*ours, *theirs)):
         found = difference_interval(bits_per_byte(ours), bits_per_byte(theirs))
         bits = _number(found)
@@ -116,3 +116,8 @@ def _percent(of: Interval, unit: str = "%") -> str:
 
 def _number(of: Interval) -> str:
     return f"{of.value:.4f} [{of.low:.4f}, {of.high:.4f}]"
+
+
+def _points(difference: float) -> str:
+    """Of two shares, which no more than 100 points can be between."""
+    return f"{100 * difference:.1f} points" if difference <= 1 else "> 100 points"

@@ -1,7 +1,9 @@
 """Rows of a source -> problems of a benchmark; what is for training stays out."""
 
+import ast
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 
 from shared.data import hub
@@ -19,6 +21,7 @@ from shared.data.kinds import (
 from shared.data.sources import WHOLE, open_source
 from shared.evaluation.problems import TASKS, Problem, Task
 from shared.evaluation.scripts import Case
+from shared.messages import named_line
 
 log = logging.getLogger("wmtp")
 
@@ -76,6 +79,7 @@ def load_problems(
     for where, row in _of_split(task, found, split or "test", rows, all_ids):
         problem = _problem(task, row, where, seen)
         check_text(problem.id + problem.statement + problem.solution, where)
+        _check_python(problem, where)
         if (before := seen.setdefault(problem.id, where)) != where:
             raise ValueError(
                 f"{where}: ids must be unique, got {problem.id!r} again, after {before}"
@@ -155,6 +159,20 @@ def _problem(task: Task, row: Row, where: str, seen: dict[str, str]) -> Problem:
             return _humaneval(task, row, where)
         case _:
             return _contest(task, row, where, seen)
+
+
+def _check_python(problem: Problem, where: str) -> None:
+    """Of what is trusted; a solution may be anything."""
+    for text in (problem.setup, problem.definitions, *problem.tests):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that mean nothing
+                ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{where}: setup and tests of a problem must be Python, got "
+                f"{named_line(error)}"
+            ) from None
 
 
 def _mbpp(task: Task, row: Row, where: str) -> Problem:

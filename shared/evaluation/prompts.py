@@ -160,8 +160,7 @@ def _request(problem: Problem) -> str:
 
 
 def _before_block(problem: Problem) -> str:
-    """HumanEval's imports and helpers; the block defines the function again, or is
-    its body."""
+    """HumanEval's imports and helpers; the block has the function again, or its body."""
     return f"{problem.statement.rstrip()}\n" if problem.entry_point else ""
 
 

@@ -164,6 +164,12 @@ def _without(row, key):
             HUMANEVAL,
             "a problem of mbpp must have the keys task_id, prompt, code",
         ),
+        (
+            "mbpp",
+            FULL | {"test_list": ["assert f("]},
+            "must be Python, got Syn",
+        ),
+        ("humaneval", HUMANEVAL | {"prompt": "def f("}, "must be Python, got Syntax"),
         ("mbpp_plus", SANITIZED, "without test"),
         ("humaneval", HUMANEVAL | {"entry_point": "f()"}, "must be a name of Python"),
         ("humaneval", HUMANEVAL | {"test": None}, "'test' must be a string, got None"),

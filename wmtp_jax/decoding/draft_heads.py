@@ -70,7 +70,7 @@ def draft(
       token_map_N: the ids that heads score, whose rows `params["draft"]` has.
     """
     B, J = place_B.shape[0], len(states)
-    logits_VR = _logits(params, states, token_map_N)
+    logits_VR = logits_of(params, states, token_map_N)
     repeated = controls.repeated(J)
     place_R = (place_B[:, None] + jnp.arange(1, J + 1)[None]).reshape(-1)
 
@@ -87,7 +87,7 @@ def draft(
     return token_R.reshape(B, J).astype(jnp.int32)
 
 
-def _logits(
+def logits_of(
     params: Params, states: list[jax.Array], token_map_N: jax.Array | None
 ) -> jax.Array:
     """`[V, B J]`; heads without an unembedding of their own read one together."""

@@ -19,7 +19,9 @@ from wmtp_jax.decoding.sampler import Controls, log_probabilities
 MOST_STEPS = 16  # tokens of one call without drafts
 LEAST_PLACES = 128  # of a cache; it doubles
 # Tokens of one pass over a prompt: what it computes beyond the prompt is lost.
-BLOCKS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# A long one is read in blocks of the last size, so that all are split alike.
+BLOCKS = (16, 32, 48, 64, 96, 128, 192, 256)
+LONGEST_BLOCK = BLOCKS[-1]
 SCORED_BLOCK = 16  # tokens of a prompt whose logits are held at once
 
 
@@ -31,6 +33,7 @@ class Programs:
       advance: `(params, rows, draft_BJ, token_map, asked) -> (rows, gained)`.
       steps: `(params, rows, count, asked) -> (rows, gained)`.
       prefill: `(params, cache, tokens_1T, start_1) -> (hidden_DT, cache)`, of one row.
+      copy: `cache -> cache`, of one row.
       score: `(params, hidden_DT, next_T, most) -> log-probabilities` of a prompt.
       put: `(rows, one row's cache, where, what) -> rows`.
       grow: `(rows, places) -> rows`.
@@ -40,6 +43,7 @@ class Programs:
     advance: Callable[..., Any]
     steps: Callable[..., Any]
     prefill: Callable[..., Any]
+    copy: Callable[..., Cache]
     score: Callable[..., Any]
     put: Callable[..., Rows]
     grow: Callable[..., Rows]
@@ -56,6 +60,7 @@ def make_programs(model: Loaded) -> Programs:
             donate_argnames="rows",
         ),
         prefill=jax.jit(partial(prefill, model=_Shape(model)), donate_argnames="cache"),
+        copy=jax.jit(partial(jax.tree.map, jnp.copy)),
         score=jax.jit(score, static_argnames="most"),
         put=jax.jit(put, donate_argnames="rows"),
         grow=jax.jit(grow, static_argnames="places"),
@@ -179,5 +184,5 @@ def places_for(length: int) -> int:
 
 
 def block_for(length: int) -> int:
-    """Tokens of the pass over so many of a prompt: the next of 16, 32, 48, ..., 512."""
-    return next((block for block in BLOCKS if block >= length), BLOCKS[-1])
+    """Tokens of the pass over so many of a prompt: the next of 16, 32, 48, ..., 256."""
+    return next((block for block in BLOCKS if block >= length), LONGEST_BLOCK)

@@ -1,5 +1,12 @@
-"""From a prompt to a row: one pass over it, shared by all samples of a request."""
+"""From a prompt to a row: one pass over it, shared by all samples of a request.
 
+Where prompts begin alike (shots, a system message), what the last one's cache has of it
+is used again. Passes begin at the same places in every prompt, so that this changes no
+bit: a text does not depend on what was asked before.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -10,7 +17,13 @@ from shared.decoding.requests import MOST_TOP, Request, Top
 from wmtp_jax.decoding import decoder
 from wmtp_jax.decoding.decoder import Cache
 from wmtp_jax.decoding.loaded import Loaded
-from wmtp_jax.decoding.programs import Programs, block_for, num_layers, places_for
+from wmtp_jax.decoding.programs import (
+    LONGEST_BLOCK,
+    Programs,
+    block_for,
+    num_layers,
+    places_for,
+)
 from wmtp_jax.decoding.rows import Rows
 from wmtp_jax.decoding.sampler import Controls
 
@@ -35,6 +48,7 @@ class Prompts:
 
     def __init__(self, model: Loaded, programs: Programs) -> None:
         self.model, self.programs = model, programs
+        self._kept: tuple[tuple[int, ...], Cache] = ((), ())
 
     def read(self, prefill: Prefill) -> Cache:
         """The cache of the prompt without its last token, which a row begins with."""
@@ -71,12 +85,9 @@ class Prompts:
     def _pass(self, prefill: Prefill) -> Cache:
         request, model = prefill.request, self.model
         tokens = request.prompt[:-1]
-        places = places_for(max(1, len(tokens)))
-        cache = decoder.empty_cache(
-            model.cfg, num_layers(model), 1, places, model.dtype
-        )
+        told = request.echo and request.logprobs is not None
+        start, cache = (0, self._empty(tokens)) if told else self._begun(tokens)
         found: list[tuple[np.ndarray, ...]] = []
-        start = 0
         while start < len(tokens):
             block = block_for(len(tokens) - start)
             part = tokens[start : start + block]
@@ -85,12 +96,32 @@ class Prompts:
             hidden_DT, cache = self.programs.prefill(
                 model.params, cache, padded, np.asarray([start], np.int32)
             )
-            if request.echo and request.logprobs is not None:
+            if told:
                 found.append(self._score(request, hidden_DT, start, len(part)))
             start += len(part)
-        if request.echo and request.logprobs is not None:
-            self._note(prefill, found, request.logprobs)
+        if told:
+            self._note(prefill, found, request.logprobs or 0)
+        if len(tokens) > LONGEST_BLOCK:
+            self._kept = tokens, cache
         return cache
+
+    def _empty(self, tokens: Sequence[int]) -> Cache:
+        model, places = self.model, places_for(len(tokens))
+        layers = num_layers(model)
+        return decoder.empty_cache(model.cfg, layers, 1, places, model.dtype)
+
+    def _begun(self, tokens: Sequence[int]) -> tuple[int, Cache]:
+        """How many tokens the last long prompt has read already, and a cache with them.
+
+        Whole blocks, in a cache of the same size: what would be computed anyway.
+        """
+        known, kept = self._kept
+        pairs = zip(known, tokens, strict=False)
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        start = alike // LONGEST_BLOCK * LONGEST_BLOCK
+        if start and kept[0][0].shape[1] == places_for(len(tokens)):
+            return start, self.programs.copy(kept)
+        return 0, self._empty(tokens)
 
     def _score(
         self, request: Request, hidden_DT: jax.Array, start: int, length: int

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,8 +37,6 @@ def run(base, tmp_path, monkeypatch):
 
 
 def shortened(form):
-    from dataclasses import replace
-
     return replace(form, max_tokens=8, counts_prompt=False)
 
 
@@ -70,9 +69,8 @@ def test_from_a_folder_to_a_table(run, tmp_path, capsys):
     asked = ("--tasks", "bits,mbpp,humaneval", "--limit", 2)
     assert run(*asked) == 0
     shown = capsys.readouterr().out
-    assert (
-        "mbpp (mbpp zero-shot)" in shown and "humaneval (humaneval stripped)" in shown
-    )
+    for name in ("mbpp (mbpp zero-shot)", "humaneval (humaneval stripped)"):
+        assert name in shown
     assert "sandbox: " in shown
     found = tmp_path / "found"
     names = {"mbpp.jsonl", "mbpp.settings.json", "humaneval.jsonl",
@@ -87,7 +85,8 @@ def test_from_a_folder_to_a_table(run, tmp_path, capsys):
     assert len(settings["model_digest"]) == len(settings["prompts_digest"]) == 64
     before = (found / "mbpp.jsonl").read_bytes()
     assert run(*asked) == 0  # everything is there
-    assert capsys.readouterr().out == shown
+    table = shown[shown.index("task ") :]
+    assert capsys.readouterr().out.endswith(table)
     assert (found / "mbpp.jsonl").read_bytes() == before
     assert run("--tasks", "bits,mbpp", "--limit", 3) == 2
     told = capsys.readouterr().err.splitlines()
@@ -116,8 +115,7 @@ def test_what_is_stopped_goes_on(run, solved, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(kept_results.KeptResults, "add", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(*asked)
+    assert run(*asked) == 130
     assert not (tmp_path / "found" / "mbpp.jsonl").exists()
     monkeypatch.setattr(kept_results.KeptResults, "add", plain)
     assert run(*asked) == 0

@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", default="bits,mbpp", help="of bits, mbpp, mbpp_plus, humaneval, "
         "humaneval_plus, contest (bits,mbpp)")  # fmt: skip
     add("--data", nargs="+", default=[],
-        help="TASK=SOURCE: minis, a folder, a .jsonl file, a name on the hub (minis)")  # fmt: skip
+        help="TASK=SOURCE: minis, folder, .jsonl file, hub name (minis)")  # fmt: skip
     add("--split", default="", help="of the source (test)")
     add("--limit", type=int, default=0, help="first so many problems; 0 takes all (0)")
     add("--form", default="", help="name of the prompt's form (the first that fits)")

@@ -54,10 +54,9 @@ def test_every_head_is_measured_at_its_own_targets(kind, prompt):
         places = [j - 1 - k for j in range(prompt, len(tokens)) if j - 1 - k >= 0]
         own = [logits_KLV[k, t] for t in places]
         targets = [tokens[t + 1 + k] for t in places]
-        nll = [
-            np.log(np.exp(x - x[y]).sum()) for x, y in zip(own, targets, strict=True)
-        ]
-        ranks = [1 + (x > x[y]).sum() for x, y in zip(own, targets, strict=True)]
+        pairs = list(zip(own, targets, strict=True))
+        nll = [np.log(np.exp(x - x[y]).sum()) for x, y in pairs]
+        ranks = [1 + (x > x[y]).sum() for x, y in pairs]
         assert measure.targets == len(targets)
         assert measure.nll == pytest.approx(sum(nll), rel=1e-4)
         assert measure.rank == pytest.approx(sum(ranks), abs=2)  # of ties

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy.special import ndtri, stdtrit
 
 CONFIDENCE = 0.95
 POWER = 0.8  # of finding a difference that is there
@@ -31,7 +31,8 @@ class Interval:
 def wilson(right: int, number: int) -> Interval:
     """Of a share, such as greedy pass@1: `right` of `number` problems are solved.
 
-    Wilson's score interval (1927), without continuity correction, by scipy.
+    Wilson's score interval (1927), without continuity correction: that of scipy's
+    `binomtest(...).proportion_ci(method="wilson")`, which takes a second to import.
 
     Raises:
       ValueError: unless 0 <= right <= number and number >= 1.
@@ -44,8 +45,7 @@ def wilson(right: int, number: int) -> Interval:
         raise ValueError(
             f"a share must be of 0 to number, got {right} of number = {number}"
         )
-    bounds = stats.binomtest(right, number).proportion_ci(CONFIDENCE, "wilson")
-    return Interval(right / number, float(bounds.low), float(bounds.high))
+    return _of_share(right / number, number)
 
 
 def mean_interval(values: Sequence[float], *, share: bool = False) -> Interval:
@@ -63,7 +63,7 @@ def mean_interval(values: Sequence[float], *, share: bool = False) -> Interval:
     """
     found = _checked(values)
     if share and found.min() == found.max():
-        return _alike(float(found[0]), found.size)
+        return _of_share(float(found[0]), found.size)
     of = _t_interval(found)
     return Interval(of.value, max(0.0, of.low), min(1.0, of.high)) if share else of
 
@@ -120,7 +120,7 @@ def smallest_difference(deviation: float, number: int) -> float:
             "the smallest difference must be of at least one problem and a deviation "
             f">= 0, got {number} and {deviation}"
         )
-    deviations = special.ndtri((1 + CONFIDENCE) / 2) + special.ndtri(POWER)
+    deviations = ndtri((1 + CONFIDENCE) / 2) + ndtri(POWER)
     return float(deviations * deviation / math.sqrt(number))
 
 
@@ -160,15 +160,14 @@ def _t_interval(values: np.ndarray) -> Interval:
     mean = float(values.mean())
     if values.size < 2:
         return Interval(mean, -math.inf, math.inf)
-    # `stats.t.ppf` and `stats.sem`, of which the first takes much longer.
-    quantile = special.stdtrit(values.size - 1, (1 + CONFIDENCE) / 2)
+    quantile = stdtrit(values.size - 1, (1 + CONFIDENCE) / 2)
     half = float(quantile * values.std(ddof=1)) / math.sqrt(values.size)
     return Interval(mean, mean - half, mean + half)
 
 
-def _alike(mean: float, number: int) -> Interval:
+def _of_share(mean: float, number: int) -> Interval:
     """Wilson's bounds for a share of any size: `mean * number` need be no integer."""
-    z = float(special.ndtri((1 + CONFIDENCE) / 2))
+    z = float(ndtri((1 + CONFIDENCE) / 2))
     middle = (mean + z * z / (2 * number)) / (1 + z * z / number)
     spread = mean * (1 - mean) / number + (z / (2 * number)) ** 2
     half = z * math.sqrt(spread) / (1 + z * z / number)

@@ -80,10 +80,7 @@ def load_problems(
         problem = _problem(task, row, where, seen)
         check_text(problem.id + problem.statement + problem.solution, where)
         _check_python(problem, where)
-        if (before := seen.setdefault(problem.id, where)) != where:
-            raise ValueError(
-                f"{where}: ids must be unique, got {problem.id!r} again, after {before}"
-            )
+        _check_unique(problem.id, where, seen)
         problems.append(problem)
         if len(problems) == limit:
             break
@@ -93,6 +90,13 @@ def load_problems(
             f"{split or 'test'}, got none in {source}"
         )
     return problems
+
+
+def _check_unique(name: str, where: str, seen: dict[str, str]) -> None:
+    if (before := seen.setdefault(name, where)) != where:
+        raise ValueError(
+            f"{where}: ids must be unique, got {name!r} again, after {before}"
+        )
 
 
 def _rows(task: Task, source: str, split: str) -> tuple[str, Rows]:

@@ -160,7 +160,7 @@ def _request(problem: Problem) -> str:
 
 
 def _before_block(problem: Problem) -> str:
-    """HumanEval's imports and helpers; the block has the function again, or its body."""
+    """HumanEval's prompt: a block has its function again, or the body alone."""
     return f"{problem.statement.rstrip()}\n" if problem.entry_point else ""
 
 
@@ -185,7 +185,7 @@ FORMS = (
         name="mbpp zero-shot",
         tasks=MBPP,
         text=_docstring,
-        stop=(*("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),),
+        stop=("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
         max_tokens=512,
         gold=_solution,
         begun=_docstring,

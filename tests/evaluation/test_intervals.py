@@ -23,15 +23,12 @@ def covered(draws, truth, share=False):
     return sum(x.low <= truth <= x.high for x in found) / len(found)
 
 
-def test_wilson_by_its_formula():
-    z = 1.959963984540054
-    for right, number in ((0, 1), (1, 1), (2, 100), (0, 164), (81, 500)):
-        share, found = right / number, wilson(right, number)
-        for bound in (found.low, found.high):
-            # Where the share is z standard errors of the bound away from it.
-            error = math.sqrt(bound * (1 - bound) / number)
-            assert abs(share - bound) == pytest.approx(z * error, abs=1e-9)
-        assert found.value == share and found.low <= share <= found.high
+@pytest.mark.parametrize("right, number", [(0, 1), (1, 1), (2, 100), (81, 500)])
+def test_wilson_is_that_of_scipy(right, number):
+    found = wilson(right, number)
+    expected = stats.binomtest(right, number).proportion_ci(0.95, "wilson")
+    assert found.value == right / number
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_wilson_covers_by_enumeration():

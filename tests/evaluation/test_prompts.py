@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from shared.data.examples import read_examples
 from shared.evaluation.loading import load_problems
 from shared.evaluation.problems import reference
 from shared.evaluation.prompts import FORMS, cut, fenced, find_form, shots
@@ -53,6 +55,18 @@ def test_prompts_are_those_of_the_harnesses(name, source):
     found = problems(task, source)[:500]  # MBPP's test split comes first
     texts = json.dumps([form.text(problem) for problem in found])
     assert hashlib.sha256(texts.encode()).hexdigest() == GOLDENS[name, source]
+
+
+@pytest.mark.parametrize(
+    "task, name",
+    [("mbpp", "mbpp zero-shot"), ("humaneval", "humaneval"), ("contest", "contest")],
+)
+def test_a_form_is_what_examples_train(task, name):
+    """A model that was trained on examples meets the same text again."""
+    form, minis = find_form(task, name), files("shared.data").joinpath("minis", task)
+    examples = read_examples(minis.joinpath("test_mini.jsonl"), task).rows
+    made = [(form.text(x), form.gold(x)) for x in load_problems(task, "minis")]
+    assert made == [(x["prompt"], x["completion"]) for x in examples]
 
 
 def test_the_shots_keep_their_ends_of_line():

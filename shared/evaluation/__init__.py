@@ -1,0 +1,1 @@
+"""Running model-written Python behind walls, judging it from outside, and pass@k."""

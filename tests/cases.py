@@ -11,3 +11,10 @@ def shorter(values: Iterable[Any], normal: Container[Any]) -> list[Any]:
     return [
         x if x in normal else pytest.param(x, marks=pytest.mark.slow) for x in values
     ]
+
+
+def shorter_rows(rows: Iterable[tuple[Any, ...]], normal: Container[Any]) -> list[Any]:
+    """Likewise, where each has the values of several arguments."""
+    return [
+        x if x in normal else pytest.param(*x, marks=pytest.mark.slow) for x in rows
+    ]

@@ -4,6 +4,7 @@ Compilation is most of the time of these tests: XLA optimises little, and what o
 process or run has compiled the others find in a folder (`tests/compiled.py`).
 """
 
+import gc
 import os
 import resource
 import sys
@@ -27,6 +28,8 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1",
 )
+# Walking all that torch, JAX and transformers hold is a tenth of the time otherwise.
+gc.set_threshold(100_000, 20, 50)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 HAS_JAX = find_spec("jax") is not None  # not where the torch trainer is alone
 PEAKS: dict[str, dict[str, float]] = {}  # of memory, by process

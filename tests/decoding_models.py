@@ -17,6 +17,7 @@ from shared.decoding.requests import Piece, Request, Sampling
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.layers import layers_of, read_layers
 from tests import hf_models
+from tests.trees import random_params
 from wmtp_jax import heads as trained_heads
 from wmtp_jax import model as trained_model
 from wmtp_jax.decoding import draft_heads
@@ -100,7 +101,10 @@ def cycling(
         tie_embeddings=False,
     )
     heads = HeadsConfig(count=count if head_type else 1, type=head_type or "linear")
-    params = jax.device_get(trained_heads.init_params(jax.random.key(0), cfg, heads))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: np.ones_like(x) if path[-1].key == "scale" else x,
+        random_params(cfg, heads),
+    )
     trunk, one = params["trunk"], np.eye(V, dtype=np.float32)
     blocks = trunk["blocks"]
     nothing = {"down": jax.tree.map(np.zeros_like, blocks["down"])}

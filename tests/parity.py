@@ -69,20 +69,21 @@ def in_jax(cfg: Config, layout: str) -> dict:
     dtype, value = cfg.machine.dtype, cfg.algo == "critic"
     forward = jax_forward(cfg.heads.type, value, dtype, layout, cfg.model.family)
 
-    def run(params, batch):
+    def run(params, batch, nll_BLK, mask_BLK, value_BL):
         grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
         gradient = jax_step.divide(grad_L, grad_V, sums, cfg)
-        return {"gradient": gradient, "loss": sums.loss_sum / sums.weight}
-
-    with jax.enable_x64(dtype == "float64"):
-        params, batch = jax_arguments(cfg, layout)
-        nll_BLK, mask_BLK = (jnp.asarray(forward[n]) for n in ("nll_BLK", "mask_BLK"))
-        value_BL = jnp.asarray(forward["value_BL"]) if value else None
-        # Not jitted: their operations are the same in all cases, and compiled once.
         known = known_of(nll_BLK[:, :, 0], value_BL, batch, cfg)
         score_BL = algorithms.score_tokens(known, cfg)
-        w_BLK = algorithms.weigh(score_BL, mask_BLK, known, cfg)
-        found = jax.jit(run)(params, batch) | {"score_BL": score_BL, "w_BLK": w_BLK}
+        return {
+            "gradient": gradient,
+            "loss": sums.loss_sum / sums.weight,
+            "score_BL": score_BL,
+            "w_BLK": algorithms.weigh(score_BL, mask_BLK, known, cfg),
+        }
+
+    with jax.enable_x64(dtype == "float64"):
+        of_forward = [forward.get(n) for n in ("nll_BLK", "mask_BLK", "value_BL")]
+        found = jax.jit(run)(*jax_arguments(cfg, layout), *of_forward)
         return forward | jax.device_get(found)
 
 

@@ -15,6 +15,8 @@ from shared.config.fields import (
     WeightingConfig,
 )
 from shared.data.batches import Batch
+from wmtp_jax.init_params import init_params
+from wmtp_jax.model import Params
 
 
 def small_config(algo="baseline", *, heads=3, head_type="linear", **changes) -> Config:
@@ -72,6 +74,7 @@ def small_batch(rows=2, length=16, *, seed=0, vocab=31, lengths=None) -> Batch:
     return batch.changed(jnp.asarray)
 
 
+@jax.jit
 def plain_nll_heads(states_KBLD, targets_BLK, shared_VD, own_KVD):
     """`nll_BLK` as one would write it, with all the logits, to be differentiated."""
     nll = []
@@ -86,3 +89,15 @@ def plain_nll_heads(states_KBLD, targets_BLK, shared_VD, own_KVD):
 def micro_batches(batch: Batch, accumulation: int) -> Batch:
     """`[B, L]` rows as `[A, B / A, L]`."""
     return batch.changed(lambda x: x.reshape(accumulation, -1, x.shape[-1]))
+
+
+def drawn_params(cfg: Config) -> Params:
+    """Away from a start, where many things are zero or equal; drawn, not compiled."""
+    rng = np.random.default_rng(5)
+
+    def leaf(path, x):
+        about = float(path[-1].key in ("scale", "deviation"))
+        return jnp.asarray(about + 0.3 * rng.normal(size=x.shape), x.dtype)
+
+    shapes = jax.eval_shape(lambda: init_params(cfg))
+    return jax.tree_util.tree_map_with_path(leaf, shapes)

@@ -109,6 +109,7 @@ def test_the_processor_is_named(monkeypatch, tmp_path):
     assert hardware.processor() == f"Apple M3 ({cores}: BF16)"
 
 
+@pytest.mark.slow
 def test_step_time_of_a_data_set(monkeypatch, tmp_path):
     """Ours packs; peers pad, JAX's to L and torch's to the longest of the batch."""
     options = ("--data", "minis", "--length", "512")
@@ -118,7 +119,8 @@ def test_step_time_of_a_data_set(monkeypatch, tmp_path):
     assert 0 < shares[0] < shares[1] and 0 < shares[2] < shares[1]
 
 
-@pytest.mark.parametrize("data", shorter(["synthetic", "minis"], ["minis"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["synthetic", "minis"])
 def test_peers_do_the_same_work(data):
     """From the same weights their first losses are ours; torch's are random alike."""
     given = [*SMALL, "--length", "256", "--heads", "3", "--data", data]
@@ -172,7 +174,7 @@ def test_head_memory(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sizes are read from /proc")
-@pytest.mark.parametrize("trainer", memory.TRAINERS)
+@pytest.mark.parametrize("trainer", shorter(memory.TRAINERS, ["wmtp_torch_mps"]))
 def test_memory(monkeypatch, capsys, trainer):
     """What the process that is watched says of itself."""
     given = ["--trainer", trainer, "--steps", "2", "--inside"]
@@ -213,6 +215,7 @@ def test_signals(monkeypatch, tmp_path):
     assert all(float(row["largest difference"]) < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_decode(monkeypatch, tmp_path, capsys):
     """All sides write the same texts; one of them again, alone."""
     folder, path = served_model.folder(tmp_path / "model"), tmp_path / "rows.json"

@@ -41,13 +41,17 @@ class Jax:
 
     def states(self, *, trunk=False, heads=False):
         """Of the trunk before its norm, and of each head; what may drop is named."""
-        key = jax.random.key(3)
-        trunk_key = key if trunk else None
-        outputs = jax_loss.run_trunk(self.params, self.batch, self.cfg, trunk_key)
-        if heads and not trunk:
-            outputs = replace(outputs, dropout_key=key)
-        states = jax_heads.head_states(self.params, outputs, self.cfg)
-        return [np.asarray(x) for x in (outputs.residual_BLD, *states)]
+
+        @jax.jit
+        def run(params, batch, key):
+            trunk_key = key if trunk else None
+            outputs = jax_loss.run_trunk(params, batch, self.cfg, trunk_key)
+            if heads and not trunk:
+                outputs = replace(outputs, dropout_key=key)
+            states = jax_heads.head_states(params, outputs, self.cfg)
+            return outputs.residual_BLD, *states
+
+        return jax.device_get(run(self.params, self.batch, jax.random.key(3)))
 
     def evaluated(self):
         step = jax.jit(partial(jax_step.eval_step, cfg=self.cfg))

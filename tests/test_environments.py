@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import shorter_rows
 from tests.test_layering import ROOT, imports, touches
 
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "orbax", "wmtp_jax")
@@ -58,7 +59,10 @@ for line in lines:
 """
 
 
-@pytest.mark.parametrize("module, hidden", [("wmtp_jax", TORCH), (TRAINER, JAX)])
+HIDDEN = [("wmtp_jax", TORCH), (TRAINER, JAX)]
+
+
+@pytest.mark.parametrize("module, hidden", shorter_rows(HIDDEN, HIDDEN[:1]))
 def test_a_trainer_trains_and_exports_while_the_others_library_is_hidden(
     module, hidden, tmp_path
 ):

@@ -92,6 +92,7 @@ def test_five_steps_and_five_are_ten_in_either(algo, start, tmp_path):
     assert json.loads((ends["torch"] / "summary.json").read_text())["steps"] == 10
 
 
+@pytest.mark.slow
 def test_a_reward_model_says_the_same_in_both_trainers(tmp_path):
     reward = tmp_path / "reward"
     made = f"--model smoke --kind reward --random-init --seed 3 --out {reward}"

@@ -182,8 +182,11 @@ def to_jax(run, folder):
     return other
 
 
+CROSSINGS = (WARMUP - 1, WARMUP + 1)
+
+
 @pytest.mark.parametrize("rule", shorter(RULES, ["adamw"]))
-@pytest.mark.parametrize("crossing", [WARMUP - 1, WARMUP + 1])
+@pytest.mark.parametrize("crossing", shorter(CROSSINGS, CROSSINGS[:1]))
 @pytest.mark.parametrize("trainer, cross", [(Jax, to_torch), (Torch, to_jax)])
 def test_the_other_trainer_goes_on(trainer, cross, crossing, rule, tmp_path):
     cfg = config_of(rule)

@@ -14,7 +14,7 @@ from shared.huggingface.tree import to_tensors
 from shared.run.finite import measured
 from shared.tracking.flops import step_flops, trunk_flops
 from tests import oracle, resuming, trained
-from tests.cases import shorter
+from tests.cases import shorter, shorter_rows
 from tests.minis import HEAD_TYPES, config, gap
 from tests.resuming import assert_same_end
 from tests.small import micro_batches, small_batch, small_config
@@ -97,7 +97,7 @@ def test_heads_learn_as_beside_a_trunk_out_of_reach(gradient, head_type, algo, w
             assert gap(x, right[name]) < 1e-4, name
 
 
-@pytest.mark.parametrize("head_type", shorter(HEAD_TYPES, ["medusa", "block"]))
+@pytest.mark.parametrize("head_type", shorter(HEAD_TYPES, ["medusa"]))
 def test_the_trunk_is_not_differentiated(head_type):
     """No scan over its layers runs backwards, and XLA computes what is counted."""
     cfg = small_config(heads=3, head_type=head_type)
@@ -106,7 +106,7 @@ def test_the_trunk_is_not_differentiated(head_type):
     batch = small_batch()
 
     def backwards(cfg):
-        params = state.init_params(cfg)
+        params = jax.eval_shape(lambda: state.init_params(cfg))
         found = jax.make_jaxpr(lambda p: step.gradients(p, batch, cfg, None)[0])(params)
         scans = [e.params for e in found.eqns if e.primitive.name == "scan"]
         return [x["reverse"] for x in scans if x["length"] == 5]
@@ -181,7 +181,10 @@ def test_only_what_learns_moves_and_has_moments_in_torch(algo):
     assert metrics["rows_head_0"] == 0 and metrics["grad_norm_trunk"] == 0
 
 
-@pytest.mark.parametrize("trainer, cross", [(Jax, to_torch), (Torch, to_jax)])
+CROSSED = [(Jax, to_torch), (Torch, to_jax)]
+
+
+@pytest.mark.parametrize("trainer, cross", shorter_rows(CROSSED, CROSSED[:1]))
 def test_the_other_trainer_goes_on(trainer, cross, tmp_path):
     cfg = small_config("critic", head_type="medusa")
     cfg = replace(cfg, heads=replace(cfg.heads, only=True))
@@ -201,7 +204,7 @@ def test_the_other_trainer_goes_on(trainer, cross, tmp_path):
             np.testing.assert_array_equal(found[name], start[name])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", shorter(BACKENDS, ["torch"]))
 def test_a_resumed_run_is_an_uninterrupted_one(backend, tmp_path):
     """With a model of its own, which the export has whole."""
     trainer = BACKENDS[backend]

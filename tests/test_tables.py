@@ -202,6 +202,7 @@ def plant(tree: Path, edits: dict[str, dict[str, str]]) -> None:
         (tree / name).write_text(text)
 
 
+@pytest.mark.slow
 def test_an_algorithm_and_a_head_type_are_added_in_three_files_at_most(tmp_path):
     """Both trainers then train them to the same numbers, and exchange the run."""
     assert len(CONFIDENCE) <= 3 and len(SHIFTED) <= 3

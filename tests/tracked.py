@@ -13,12 +13,12 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from shared.config.fields import Config
+from tests import trained
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,10 +42,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@cache
-def killed_runs(temporary: Path) -> Path:
+def kill_two(folder: Path) -> None:
     """Makes what the fixture `killed` gives."""
-    folder = temporary / "killed"
     folder.mkdir()
     processes = [
         subprocess.Popen(
@@ -57,22 +55,22 @@ def killed_runs(temporary: Path) -> Path:
         )
         for name in "ab"
     ]
-    # While they start. SQLAlchemy finds fault with MLflow's tables, which pytest would
-    # make an error, and the tables stay broken for the rest of the process.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
     for process in processes:
         output, _ = process.communicate(timeout=240)
         assert (output, process.returncode) == ("", -signal.SIGKILL)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> Path:
     """A folder with a store and the runs `a` and `b`, both killed after step 22."""
-    return killed_runs(tmp_path_factory.getbasetemp())
+    # SQLAlchemy finds fault with MLflow's tables, which pytest would make an error, and
+    # the tables stay broken for the rest of the process.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    return trained.made_once(
+        trained.shared_folder(tmp_path_factory) / "killed", kill_two
+    )
 
 
 @pytest.fixture

@@ -264,6 +264,7 @@ print(rows[0][0], len(jax.devices()), stage1.explained_variance, *head["outer"][
 """
 
 
+@pytest.mark.slow
 def test_four_devices_share_the_rows_and_say_the_same(tmp_path):
     cfg = config()
     cfg = replace(cfg, data=replace(cfg.data, batch_size=4))

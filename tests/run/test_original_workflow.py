@@ -117,6 +117,7 @@ def test_the_jax_trainer_takes_the_same_files(workplace, capfd):
     assert summary["rule"] == "skip" and summary["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_told_and_the_others_go_on(workplace, capfd):
     files = "--config tests/configs/config.local_test.yaml --backend jax".split()
     good = ["--recipe", "tests/configs/recipe.mtp_baseline.yaml"]

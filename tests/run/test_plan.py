@@ -11,6 +11,7 @@ from shared.config.fields import OptimizerConfig, TrackingConfig
 from shared.run import plan
 from shared.run.loop import Loop
 from shared.state.checkpoints import Progressed
+from tests.cases import shorter
 from tests.command_lines import run
 from tests.small import small_batch, small_config
 from tests.trained import MODEL, PACE, rows
@@ -137,7 +138,7 @@ def test_a_reference_that_is_the_model_is_told_once(caplog):
     assert warned(caplog, small_config("baseline", heads=2, tracking=quiet)) == []
 
 
-@pytest.mark.parametrize("backend", [jax_train, torch_train])
+@pytest.mark.parametrize("backend", shorter([jax_train, torch_train], [torch_train]))
 def test_the_start_of_the_same_run_is_no_other_reference(backend, whole_run, tmp_path):
     """Whatever it is called: a checkpoint, a folder, an export."""
     start = whole_run(backend, "baseline") / "checkpoints" / "0"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import shorter
+
 SLOW = {
     *("jax", "flax", "optax", "orbax", "torch", "transformers", "datasets", "mlflow"),
     *("scipy", "huggingface_hub", "pandas", "sqlalchemy"),
@@ -34,6 +36,7 @@ CASES = {
 # its end.
 PROGRAM = """
 import json, os, runpy, sys
+from tests.cases import shorter
 slow, sys.argv = set(json.loads(sys.argv[1])), sys.argv[2:]
 
 def tell(*_):
@@ -51,7 +54,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", shorter(CASES, [x for x in CASES if x != "run of JAX"])
+)
 def test_nothing_slow_is_imported_that_is_not_used(case, tmp_path):
     module, words, allowed = CASES[case]
     if sys.platform == "darwin" and case == "dry run of torch":

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,9 +112,14 @@ def test_heads_say_what_they_say_to_the_trainer(kind, ids):
     params = random_params(cfg, of_heads)
     tokens_BL = np.random.default_rng(1).integers(0, 260, (1, BLOCK + 9))
     positions_BL, ones = np.arange(BLOCK + 9)[None], np.ones_like(tokens_BL)
-    outputs = model.forward(params["trunk"], tokens_BL, positions_BL, ones, cfg)
     whole = Config(model=cfg, heads=of_heads, data=DataConfig(max_length=64))
-    states_KBLD = np.asarray(heads.head_states(params, outputs, whole))
+
+    @jax.jit
+    def states_of(params):
+        outputs = model.forward(params["trunk"], tokens_BL, positions_BL, ones, cfg)
+        return heads.head_states(params, outputs, whole)
+
+    states_KBLD = np.asarray(states_of(params))
     shared_VD, own_KVD = heads.unembeddings(params)
     right = []
     for k, states_BLD in enumerate(states_KBLD):

@@ -8,6 +8,7 @@ import torch
 
 from shared.decoding.policy import Policy
 from tests import hf_models
+from tests.cases import shorter
 from tests.decoding_models import (
     answers,
     asked,
@@ -22,6 +23,9 @@ from wmtp_jax.decoding.programs import block_for, places_for
 
 MOST = 48  # tokens written
 LONG = 600  # positions of the models here
+
+
+ONE_EACH = ("gpt2", "llama3-rope", "qwen2-tied")
 
 
 def longer(case: str) -> dict[str, int]:
@@ -83,6 +87,7 @@ def test_greedy_is_that_of_transformers_and_of_the_whole_pass(pair):
     assert logits_LV.argmax(axis=1).tolist() == right  # without a cache
 
 
+@pytest.mark.parametrize("pair", shorter(hf_models.CASES, ONE_EACH), indirect=True)
 def test_blocks_of_any_size_are_the_whole_pass(pair):
     theirs, model = pair
     tokens_BL = np.array([prompt_of(13, seed) for seed in (1, 2)])
@@ -111,7 +116,7 @@ def test_a_row_sees_only_what_is_before_it():
     np.testing.assert_array_equal(run(empty), run(full))
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama3-rope"])
+@pytest.mark.parametrize("case", shorter(["gpt2", "llama3-rope"], ["llama3-rope"]))
 def test_long_prompts_and_a_cache_that_grows(case, tmp_path):
     """Prompts in several blocks; texts that cross 256 and 512 places."""
     theirs, model = random_model(tmp_path, case, **longer(case))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from shared.config.layers import load_config
 from shared.run.loop import Loop
@@ -50,6 +51,7 @@ def test_on_a_cpu_a_call_returns_when_it_is_computed():
     assert done.stdout.split() == ["True"]
 
 
+@pytest.mark.slow
 def test_while_a_run_trains_it_holds_its_state_alone(tmp_path, monkeypatch):
     """Neither the reference it has trained, nor what stage 1 needed, nor a copy."""
     before, seen = {id(x) for x in jax.live_arrays()}, []

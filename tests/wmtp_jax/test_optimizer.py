@@ -9,23 +9,22 @@ import optax
 import pytest
 
 from shared.config.fields import MachineConfig, OptimizerConfig
-from tests.small import small_config
+from tests.cases import shorter
+from tests.small import drawn_params, small_config
 from wmtp_jax import optimizer
 from wmtp_jax.init_params import init_params
 
 
 def random_like(params, seed, size=1.0):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [
-        size * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, drawn)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(size * rng.normal(size=x.shape), x.dtype), params
+    )
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-9, 1e-4, 1.0, 1e6])
 def test_clipping_is_that_of_optax(size):
-    gradient = random_like(init_params(small_config()), 0, size)
+    gradient = random_like(drawn_params(small_config()), 0, size)
     ours, theirs = optimizer._clip(0.5), optax.clip_by_global_norm(0.5)
     found, _ = ours.update(gradient, ours.init(gradient))
     right, _ = theirs.update(gradient, theirs.init(gradient))
@@ -37,20 +36,25 @@ def test_clipping_is_that_of_optax(size):
 def updated(cfg, steps=20):
     """Parameters and optimizer state after some updates by random gradients."""
     tx = optimizer.make_optimizer(cfg, steps)
-    params = init_params(cfg)
+    params = drawn_params(cfg)
     opt_state = tx.init(params)
+
+    @jax.jit
+    def update(params, opt_state, gradient):
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
     for step in range(steps):
-        updates, opt_state = tx.update(random_like(params, step), opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params, opt_state = update(params, opt_state, random_like(params, step))
     return params, opt_state
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
+@pytest.mark.parametrize("name", shorter(["adamw", "lion", "sgd"], ["adamw"]))
 def test_a_first_moment_in_bfloat16(name):
     """Half its memory, and the same way within what bfloat16 rounds."""
     cfg = small_config(optimizer=OptimizerConfig(name=name, lr=1e-3))
     half = replace(cfg, machine=MachineConfig(first_moment="bfloat16"))
-    start = init_params(cfg)
+    start = drawn_params(cfg)
     (params, _), (other, opt_state) = updated(cfg), updated(half)
     way = jax.tree.map(lambda a, b: a - b, params, start)
     apart = jax.tree.map(lambda a, b: a - b, params, other)

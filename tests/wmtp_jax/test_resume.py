@@ -88,6 +88,7 @@ def test_resume_goes_on_from_a_named_checkpoint(copied, whole):
     assert_same_end(copied, whole)
 
 
+@pytest.mark.slow
 def test_resume_goes_on_from_the_checkpoint_of_step_0(copied, whole):
     for step in saved_steps(copied)[1:]:
         shutil.rmtree(copied / "checkpoints" / str(step))
@@ -125,6 +126,7 @@ def test_resume_of_a_run_that_stopped_early_does_not_train_on(tmp_path):
     assert json.loads((run / "summary.json").read_text())["stopped_early"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_be_longer(whole, tmp_path):
     run = new_run(tmp_path, "short", "--train.max-steps", str(EVAL_EVERY))
     assert rows_of(run)[-1]["step"] == EVAL_EVERY

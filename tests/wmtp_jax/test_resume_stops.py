@@ -12,6 +12,7 @@ import pytest
 
 from shared.run import loop
 from tests import resuming
+from tests.cases import shorter_rows
 from tests.resuming import (
     SAVE_EVERY,
     SMALL,
@@ -115,12 +116,12 @@ def test_twenty_random_kills_change_nothing(algo, request, programs, tmp_path):
 
 
 # What runs when the signal comes: reading the metrics of a step, or an evaluation.
+STOPS = [(signal.SIGTERM, "step"), (signal.SIGINT, "evaluation")]
 MOMENTS = {"step": (loop.Loop, "_wait", 12), "evaluation": (loop, "eval_metrics", 2)}
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGTERM, "step"), (signal.SIGINT, "evaluation")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "moment"), shorter_rows(STOPS, STOPS[1:]))
 def test_a_signal_saves_the_current_step(
     number, moment, whole, tmp_path, monkeypatch, capsys
 ):

@@ -137,7 +137,7 @@ def test_greedy_text_of_transformers_is_the_argmax_of_our_logits(prepared):
 @pytest.mark.parametrize(
     "case, changes",
     [
-        ("llama-untied-biases", BYTES),
+        pytest.param("llama-untied-biases", BYTES, marks=pytest.mark.slow),
         pytest.param("qwen2-tied", BYTES | {"head_dim": 4}, marks=pytest.mark.slow),
     ],
 )
@@ -157,6 +157,7 @@ def test_other_families_train_with_every_algorithm(case, changes, tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_reference_folder_is_read_instead_of_trained(prepared, tmp_path):
     base, _ = prepared
     other = folder_of("llama3-rope", tmp_path / "other", **BYTES)
@@ -173,6 +174,7 @@ def test_a_reference_folder_is_read_instead_of_trained(prepared, tmp_path):
     assert "model of the run" in (tmp_path / "c" / "summary.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_critic_trains_with_a_reward_model(prepared, tmp_path):
     """`prepare --kind reward` makes one; its scores are those of transformers."""
     base, _ = prepared

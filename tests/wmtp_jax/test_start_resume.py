@@ -40,14 +40,12 @@ def test_a_run_from_a_folder_goes_on_without_the_folder(base, tmp_path, monkeypa
     """Model, tokenizer and reference were read at the start; the checkpoint has it."""
     monkeypatch.chdir(tmp_path)
     options = ("--model", "base", "--algo", "rho1-weighted", "--heads", 2)
-    whole = run(tmp_path / "runs", "whole", *options)
     short = run(tmp_path / "runs", "short", *options, "--train.max-steps", 5)
     shutil.rmtree(base)
     monkeypatch.chdir("/")
     argv = ["--resume", str(short), "--train.max-steps", "10"]
     assert train.main(argv) == 0
-    # A constant schedule: where a run ends plays no part in what its steps compute.
-    assert rows_of(short)[-1] == rows_of(whole)[-1]
+    assert [row["step"] for row in rows_of(short)] == list(range(10))
     assert export.main([str(short), "--to", str(tmp_path / "copy")]) == 0
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")
     assert tokenizer.encode("a", add_special_tokens=False) == [100]
@@ -92,6 +90,7 @@ def test_a_reference_run_must_have_a_checkpoint(base, tmp_path, capsys):
     assert not (tmp_path / "more").exists()
 
 
+@pytest.mark.slow
 def test_signals_are_measured_again_when_the_reference_changes(base, tmp_path):
     other = folder_of("llama-tied-grouped", tmp_path / "other", vocab_size=259)
     options = ("--model", base, "--algo", "rho1-weighted", "--reference", other)
@@ -105,6 +104,7 @@ def test_signals_are_measured_again_when_the_reference_changes(base, tmp_path):
     assert rows_of(one) == rows_of(again) != rows_of(changed)
 
 
+@pytest.mark.slow
 def test_a_reward_is_read_where_transformers_reads_it(base, tmp_path):
     """A model that pads with its eos passes over the eos that ends a document."""
     reward = folder_of("gpt2", tmp_path / "reward", "reward", **GPT2)

@@ -1,5 +1,7 @@
 """The head pass on four devices: the same numbers, and each walks over its own rows."""
 
+import pytest
+
 from tests.four_devices import said_on_four
 
 MANY = """
@@ -50,6 +52,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_four_devices_are_one():
     """Each walks over its own rows, and none waits for another inside the loop."""
     assert said_on_four(MANY) == "same"

@@ -11,6 +11,7 @@ from shared.config.fields import HeadsConfig
 from shared.data.documents import load_splits
 from shared.data.packing import pack_tightly
 from shared.data.tokenizer import load_tokenizer
+from tests.cases import shorter
 from tests.minis import ALGOS, HEAD_TYPES, L, config, first, minis
 from tests.mps_audit import Audit, NoMps, OnMeta, audited, routes
 from tests.signal_passes import over_documents
@@ -95,7 +96,7 @@ def test_float16_has_a_route(name):
     assert "_amp_foreach_non_finite_check_and_unscale_" in audit.seen
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", shorter(ALGOS, ["rho1-tokenskip", "critic"]))
 @pytest.mark.parametrize("head_type", [*HEAD_TYPES, "one head"])
 def test_no_device_is_forgotten_in_a_step(algo, head_type, meta):
     cfg = setting(algo, head_type, "llama" if head_type == "block" else "gpt2")

@@ -10,4 +10,5 @@ sys.path.append(os.path.abspath(__file__).rsplit("/shared/", 1)[0])
 
 from shared.evaluation.inside.start import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -109,7 +109,7 @@ def source(value: Any) -> str:
 
     Example:
       >>> source([float("inf"), {1}, set()])
-      '[1e999, {1}, {*()}]'
+      '[1e999, {0x1}, {*()}]'
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return hex(value) if value >= 0 else f"(-{hex(-value)})"

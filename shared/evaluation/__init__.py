@@ -1,1 +1,1 @@
-"""Running model-written Python behind walls, judging it from outside, and pass@k."""
+"""Problems, prompts, the sandbox that programs run in, results and their intervals."""

@@ -162,6 +162,14 @@ def test_bad_input_is_one_line(options, said, run, tmp_path, capsys):
     assert not list((tmp_path / "found").glob("*.json*"))
 
 
+def test_results_go_into_the_run_that_is_evaluated(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    assert evaluate.default_folder(str(tmp_path)) == tmp_path / "evaluated"
+    step = tmp_path / "checkpoints" / "50"
+    assert evaluate.default_folder(str(step)) == tmp_path / "evaluated" / "50"
+    assert evaluate.default_folder("a/b").parts == ("runs", "evaluated", "b")
+
+
 def test_without_walls_nothing_runs(run, monkeypatch, capsys):
     from shared.evaluation.levels import SandboxError
 

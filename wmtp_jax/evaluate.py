@@ -29,6 +29,7 @@ from shared.evaluation.problems import Problem, Task
 from shared.evaluation.prompts import FORMS, PromptForm, find_form
 from shared.evaluation.verdicts import Limits
 from shared.run.main import exit_code, home_path
+from shared.state.run_folder import named_step
 from shared.tracking import console
 from shared.tracking.console import Progress
 from wmtp_jax import NAME
@@ -220,6 +221,8 @@ def settings_of(
 def default_folder(model: str) -> Path:
     """Where results go if no folder is named: into the run, or beside where we are."""
     path = Path(model).expanduser()
+    if (step := named_step(path)) is not None:
+        return path.parent.parent / "evaluated" / str(step)
     if (path / "config.yaml").is_file():
         return path / "evaluated"
     return Path("runs/evaluated") / (path.name or "model")

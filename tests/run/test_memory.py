@@ -22,7 +22,7 @@ SHAPES = {
     "blocks only": "--heads.only --head-type block --model.num-layers 8 --heads 3",
     "many tokens": "--model.vocab-size 8192 --optimizer.name sgd",
 }
-NORMAL = ("critic", "heads only")
+NORMAL = ("heads only",)
 
 
 def config(words: str):

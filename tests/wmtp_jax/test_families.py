@@ -117,6 +117,7 @@ def test_a_wrong_field_shows(family):
         assert np.abs(np.asarray(after - before)).max() > 1e-3, name
 
 
+@pytest.mark.slow
 def test_rematerialising_changes_no_number(family):
     cfg, params = family
     tokens_BL, mask_BL, positions_BL = rows([L])

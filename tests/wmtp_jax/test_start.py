@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from shared.config.layers import build, load_config
 from shared.data.documents import load_splits
 from shared.data.tokenizer import load_tokenizer
+from shared.head_types import HEAD_TYPES
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import read_model
 from tests import hf_models
@@ -73,15 +74,8 @@ def test_prepare_writes_the_layout_of_the_original_test_model(prepared):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize(
-    "head_type",
-    [
-        pytest.param("linear", marks=pytest.mark.slow),
-        pytest.param("residual", marks=pytest.mark.slow),
-        pytest.param("medusa", marks=pytest.mark.slow),
-        "block",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("head_type", HEAD_TYPES)
 def test_train_export_transformers_and_back_are_one_model(
     head_type, prepared, tmp_path
 ):
@@ -116,6 +110,7 @@ def test_train_export_transformers_and_back_are_one_model(
     assert np.abs(logits_of(tmp_path / "five", tokens_BL) - logits_KBLV).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_greedy_text_of_transformers_is_the_argmax_of_our_logits(prepared):
     _, out = prepared
     stock = transformers.AutoModelForCausalLM.from_pretrained(out)
@@ -134,12 +129,10 @@ def test_greedy_text_of_transformers_is_the_argmax_of_our_logits(prepared):
     assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case, changes",
-    [
-        pytest.param("llama-untied-biases", BYTES, marks=pytest.mark.slow),
-        pytest.param("qwen2-tied", BYTES | {"head_dim": 4}, marks=pytest.mark.slow),
-    ],
+    [("llama-untied-biases", BYTES), ("qwen2-tied", BYTES | {"head_dim": 4})],
 )
 def test_other_families_train_with_every_algorithm(case, changes, tmp_path):
     base = folder_of(case, tmp_path / "base", **changes)

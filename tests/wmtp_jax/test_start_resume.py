@@ -36,6 +36,7 @@ def rows_of(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_from_a_folder_goes_on_without_the_folder(base, tmp_path, monkeypatch):
     """Model, tokenizer and reference were read at the start; the checkpoint has it."""
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,9 @@ from typing import Any
 from benchmarks.runs import options_parser, print_table
 from shared.evaluation.assertions import taken_apart
 from shared.evaluation.levels import LADDER
+from shared.evaluation.loading import load_problems
 from shared.evaluation.probe import strongest
+from shared.evaluation.problems import Problem, judge, reference
 from shared.evaluation.sandbox import run_cases, run_tests
 from shared.evaluation.scripts import Case
 from shared.evaluation.verdicts import Verdict
@@ -32,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 PROGRAM = "def f(x):\n    return x + 1\n"
 PLAIN = "plain user"
+MBPP = ("test", "validation", "train")  # splits of a folder
 ALONE = ("namespaces", "landlock", "seccomp")  # each wall without the others
 
 
@@ -54,7 +57,7 @@ def main() -> None:
     elif asked.data is None:
         raise SystemExit("--data must name the folder of mbpp/ and humaneval/")
     else:
-        rows = [references(name, tasks) for name, tasks in read_tasks(asked.data)]
+        rows = [references(*pair) for pair in read_problems(asked.data).items()]
     print_table(rows, asked.json)
 
 
@@ -140,47 +143,34 @@ def speed(name: str, run: Callable[[], Verdict], runs: int) -> Row:
 # Reference solutions.
 
 
-def read_tasks(data: Path) -> list[tuple[str, list[dict[str, Any]]]]:
-    """What `run_tests` takes, of each problem."""
-    humaneval, mbpp = [], []
-    for row in lines(data / "humaneval"):
-        task = {"program": row["prompt"] + row["canonical_solution"]}
-        task["tests"] = [f"{row['test']}\ncheck({row['entry_point']})"]
-        humaneval.append(task | {"definitions": row["prompt"], "id": row["task_id"]})
-    for row in lines(data / "mbpp"):
-        task = {"program": row["code"], "tests": row["test_list"]}
-        mbpp.append(task | {"setup": row["test_setup_code"], "id": row["task_id"]})
-    return [("HumanEval", humaneval), ("MBPP", mbpp)]
+def read_problems(data: Path) -> dict[str, list[Problem]]:
+    """All of HumanEval, and of MBPP what is in the folder's splits."""
+    splits = [x for x in MBPP if (data / "mbpp" / f"{x}.jsonl").is_file()]
+    mbpp = str(data / "mbpp")
+    return {
+        "HumanEval": load_problems("humaneval", str(data / "humaneval")),
+        "MBPP": [x for name in splits for x in load_problems("mbpp", mbpp, split=name)],
+    }
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    texts = [file.read_text("utf-8") for file in sorted(folder.glob("*.jsonl"))]
-    return [json.loads(line) for text in texts for line in text.split("\n") if line]
-
-
-def references(name: str, tasks: list[Row]) -> Row:
+def references(name: str, problems: list[Problem]) -> Row:
     """One row; what does not pass is told beside the table."""
-
-    def judge(task: dict[str, Any]) -> Verdict:
-        given = {key: value for key, value in task.items() if key != "id"}
-        return run_tests(**given)
-
     start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        verdicts = list(pool.map(judge, tasks))
+        verdicts = list(pool.map(lambda x: judge(x, reference(x)), problems))
     seconds = time.perf_counter() - start
-    for task, verdict in zip(tasks, verdicts, strict=True):
+    for problem, verdict in zip(problems, verdicts, strict=True):
         if not verdict.passed:
-            print(f"{name} {task['id']}: {verdict}", file=sys.stderr)
-    examiner = sum(any(taken_apart(x) is None for x in task["tests"]) for task in tasks)
+            print(f"{name} {problem.id}: {verdict}", file=sys.stderr)
+    examiner = sum(any(taken_apart(x) is None for x in p.tests) for p in problems)
     return {
         "problems of": name,
-        "number": len(tasks),
+        "number": len(problems),
         "passed": sum(verdict.passed for verdict in verdicts),
         "with an examiner": examiner,
         "run again": sum(verdict.retried for verdict in verdicts),
         "s": round(seconds, 1),
-        "ms each": round(1000 * seconds / len(tasks), 1),
+        "ms each": round(1000 * seconds / len(problems), 1),
     }
 
 

@@ -208,7 +208,7 @@ def settings_of(
         max_tokens=form.max_tokens,
         sampling=sampling if writes else {},
         samples=how.samples,
-        seeds=(how.seed,) if writes else (),
+        seeds=(how.sampling.seed,) if writes else (),
         level=how.level.name if writes else "",
         limits=asdict(how.limits) if writes else {},
         versions={

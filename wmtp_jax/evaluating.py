@@ -49,10 +49,6 @@ class How:
     level: Level
     limits: Limits
 
-    @property
-    def seed(self) -> int:
-        return self.sampling.seed
-
 
 def prompts_of(
     model: Loaded, problems: Sequence[Problem], form: PromptForm
@@ -135,7 +131,7 @@ def request_of(how: How, ids: Sequence[int], number: int) -> Request:
     """What the engine is asked for problem `number`, from 0."""
     sampling = replace(
         how.sampling,
-        seed=(how.seed + number) % 2**32,
+        seed=(how.sampling.seed + number) % 2**32,
         stop=how.form.stop,
         max_tokens=how.form.room(len(ids)),
     )

@@ -32,14 +32,14 @@ def test_references(monkeypatch, tmp_path, capsys):
     problem = {"task_id": "a", "entry_point": "f", "prompt": "def f(x):\n    '''.'''\n"}
     problem |= {"canonical_solution": "    return x + 1\n"}
     problem |= {"test": "def check(candidate):\n    assert candidate(2) == 3\n"}
-    simple = {"task_id": 7, "code": "def f(x): return 0", "test_setup_code": ""}
-    simple |= {"test_list": ["assert f(2) == 3"]}
+    simple = {"task_id": 17, "code": "def f(x): return 0", "test_setup_code": ""}
+    simple |= {"text": "One more.", "test_list": ["assert f(2) == 3"]}
     for name, row in (("humaneval", problem), ("mbpp", simple)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "test.jsonl").write_text(json.dumps(row) + "\n")
     rows = table(monkeypatch, tmp_path, "references", "--data", str(tmp_path))
     assert [(row["number"], row["passed"]) for row in rows] == [(1, 1), (1, 0)]
-    assert "MBPP 7: " in capsys.readouterr().err
+    assert "MBPP 17: " in capsys.readouterr().err
 
 
 def test_hostile(tmp_path):

@@ -39,7 +39,7 @@ ENOUGH = 16  # samples from which a pass@k says something
 
 
 def named_tasks(text: str) -> tuple[bool, tuple[Any, ...]]:
-    """Whether bits are measured, and of which tasks.
+    """Whether bits are measured, and the tasks that programs are written for.
 
     Raises:
       ValueError: if there is no such task.
@@ -51,8 +51,7 @@ def named_tasks(text: str) -> tuple[bool, tuple[Any, ...]]:
                 f"--tasks must be of {', '.join(TASKS)}, with commas between, got "
                 f"{name!r}"
             )
-    tasks = tuple(name for name in names if name != "bits")
-    return "bits" in names, tasks or ("mbpp",)
+    return "bits" in names, tuple(name for name in names if name != "bits")
 
 
 def named_sources(words: list[str], tasks: tuple[str, ...]) -> dict[str, str]:
@@ -102,9 +101,9 @@ def form_that_fits(
 
 def run(asked: argparse.Namespace) -> None:
     """Loads the model, evaluates each task, shows the table."""
-    bits, tasks = named_tasks(asked.tasks)
-    writes = any(name != "bits" for name in asked.tasks.replace(" ", "").split(","))
-    sources = named_sources(asked.data, tasks)
+    bits, written = named_tasks(asked.tasks)
+    writes = bool(written)
+    sources = named_sources(asked.data, written or ("mbpp",))
     samples = asked.samples if writes else 0
     if writes and max(asked.k) > samples:
         raise ValueError(

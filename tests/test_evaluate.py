@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from shared.evaluation import kept_results
+from shared.evaluation.asked import default_folder
 from shared.evaluation.loading import load_problems
 from shared.evaluation.prompts import find_form
 from tests.started import folder_of
@@ -27,7 +28,7 @@ def base(tmp_path_factory):
 def run(base, tmp_path, monkeypatch):
     """The command on it, into `tmp_path`; with a small form, so that it is short."""
     monkeypatch.setattr("shared.evaluation.prompts.FORMS", SHORT_FORMS)
-    monkeypatch.setattr(evaluate, "FORMS", SHORT_FORMS)
+    monkeypatch.setattr("shared.evaluation.solutions.FORMS", SHORT_FORMS)
 
     def main(*options):
         place = ["--model", base, "--to", tmp_path / "found", "--rows", 4]
@@ -146,8 +147,8 @@ def test_bits_are_those_of_transformers(run, base, tmp_path):
 @pytest.mark.parametrize(
     "options, said",
     [
-        (("--tasks", "bits,mbbp"), "--tasks must be of bits, mbpp"),
-        (("--data", "humaneval=x"), "--data must be TASK=SOURCE of mbpp, got"),
+        (("--tasks", "bits,mbbp"), "--tasks must be of bits, validation, mbpp"),
+        (("--tasks", "mbpp", "--data", "humaneval=x"), "TASK=SOURCE of mbpp, got"),
         (("--data", "nowhere"), "the source of mbpp must be"),
         (("--samples", "0"), "--samples must be >= 1"),
         (("--samples", "4"), "--temperature must be > 0 for several samples"),
@@ -164,10 +165,10 @@ def test_bad_input_is_one_line(options, said, run, tmp_path, capsys):
 
 def test_results_go_into_the_run_that_is_evaluated(tmp_path):
     (tmp_path / "config.yaml").touch()
-    assert evaluate.default_folder(str(tmp_path)) == tmp_path / "evaluated"
+    assert default_folder(str(tmp_path)) == tmp_path / "evaluated"
     step = tmp_path / "checkpoints" / "50"
-    assert evaluate.default_folder(str(step)) == tmp_path / "evaluated" / "50"
-    assert evaluate.default_folder("a/b").parts == ("runs", "evaluated", "b")
+    assert default_folder(str(step)) == tmp_path / "evaluated" / "50"
+    assert default_folder("a/b").parts == ("runs", "evaluated", "b")
 
 
 def test_without_walls_nothing_runs(run, monkeypatch, capsys):

@@ -14,13 +14,13 @@ from typing import Any
 
 from shared.config.fields import MachineConfig
 from shared.data.prompts import load_prompts
+from shared.decoding.prompt_rows import prompt_ids
 from shared.decoding.requests import DRAFTERS
 from shared.files import write_json
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from shared.tracking.console import Progress
 from wmtp_jax import NAME
-from wmtp_jax.generate import prompt_ids
 
 NOTES = """\
 acceptance length: mean over drafts of 1 + the drafted tokens that were kept; the

@@ -1,11 +1,11 @@
 """One task: the model writes programs, the sandbox judges them, solutions are measured.
 
+A problem is measured before its programs are written, which then find its prompt read.
 The engine writes on while programs of earlier problems run; what is known of a problem
 is kept at once, in the order of the problems.
 """
 
 import hashlib
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +23,11 @@ from shared.evaluation.levels import Level
 from shared.evaluation.problems import Problem, judge
 from shared.evaluation.prompts import PromptForm
 from shared.evaluation.results import ProblemResult, judged
+from shared.evaluation.solutions import Measure, bits_of
 from shared.evaluation.verdicts import Limits, Verdict
 from wmtp_jax.decoding.engine import Engine
 from wmtp_jax.decoding.loaded import Loaded
-from wmtp_jax.decoding.surprise import Measure
-from wmtp_jax.generate import answers, prompt_ids
+from wmtp_jax.generate import answers
 
 AHEAD = 64  # problems whose programs may still run while the engine writes on
 
@@ -40,26 +40,14 @@ class How:
       samples: programs of a problem; 0 writes none.
       sampling: its seed is that of the first problem, which the number of each is
         added to; `max_tokens` and `stop` are the form's.
-      level: of the sandbox.
+      level: of the sandbox; None where nothing is written.
     """
 
     form: PromptForm
     samples: int
     sampling: Sampling
-    level: Level
+    level: Level | None
     limits: Limits
-
-
-def prompts_of(
-    model: Loaded, problems: Sequence[Problem], form: PromptForm
-) -> list[list[int]]:
-    """The ids of each problem's prompt."""
-    return [
-        prompt_ids(
-            model.tokenizer, {"prompt": form.text(problem)}, form.chat, problem.id
-        )
-        for problem in problems
-    ]
 
 
 def evaluate(
@@ -80,36 +68,60 @@ def evaluate(
       engine: writes the samples, if there are to be any.
       measure: of `surprise.make_measure`, if solutions are to be measured.
     """
-    done = len(kept.results)
-    left = list(zip(problems, prompts, strict=True))[done:]
-    for (problem, ids), result in zip(
-        left, _judged(left, done, how, engine), strict=True
-    ):
-        if measure is not None and problem.solution:
-            result = with_bits(result, problem, ids, how.form, tokenizer, measure)
+    results = each_result(
+        problems,
+        prompts,
+        how,
+        tokenizer=tokenizer,
+        engine=engine,
+        measure=measure,
+        done=len(kept.results),
+    )
+    for result in results:
         kept.add(result)
         progress(len(kept.results))
 
 
-def _judged(
-    left: Sequence[tuple[Problem, Sequence[int]]],
-    done: int,
+def each_result(
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
     how: How,
+    *,
+    tokenizer: Tokenizer,
     engine: Engine | None,
+    measure: Measure | None,
+    done: int = 0,
+) -> Iterator[ProblemResult]:
+    """The results of all problems but the first `done`, in order, as they come."""
+    left = list(zip(problems, prompts, strict=True))[done:]
+    measured: deque[ProblemResult] = deque()
+
+    def requests() -> Iterator[Request]:
+        for number, (problem, ids) in enumerate(left, done):
+            found = ProblemResult(id=problem.id)
+            if measure is not None:
+                found = bits_of(problem, ids, how.form, tokenizer, measure)
+            measured.append(found)
+            yield request_of(how, ids, number)
+
+    if engine is None or how.samples == 0:
+        for _ in requests():
+            yield measured.popleft()
+        return
+    written = answers(engine, requests(), False)
+    for result in _judged([problem for problem, _ in left], written, how):
+        found = measured.popleft()
+        yield replace(result, bits=found.bits, bytes=found.bytes, heads=found.heads)
+
+
+def _judged(
+    problems: Sequence[Problem], written: Iterator[list[dict[str, Any]]], how: How
 ) -> Iterator[ProblemResult]:
     """The results of the samples of each problem, in order."""
-    if engine is None or how.samples == 0:
-        for problem, _ in left:
-            yield ProblemResult(id=problem.id)
-        return
-    requests = [
-        request_of(how, ids, done + number) for number, (_, ids) in enumerate(left)
-    ]
     waiting: deque[tuple[Problem, list[dict[str, Any]], list[Future[Verdict]]]]
     waiting = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        written = answers(engine, requests, False)
-        for (problem, _), completions in zip(left, written, strict=True):
+        for problem, completions in zip(problems, written, strict=True):
             futures: dict[str, Future[Verdict]] = {}
             for completion in completions:
                 program = how.form.program(problem, completion["text"])
@@ -142,32 +154,6 @@ def _result(problem: Problem, completions: Sequence[dict[str, Any]]) -> ProblemR
     verdicts = [completion["verdict"].result() for completion in completions]
     texts = [(x["text"], len(x["tokens"]), x["finish"]) for x in completions]
     return judged(problem.id, verdicts, texts)
-
-
-def with_bits(
-    result: ProblemResult,
-    problem: Problem,
-    ids: Sequence[int],
-    form: PromptForm,
-    tokenizer: Tokenizer,
-    measure: Measure,
-) -> ProblemResult:
-    """The result with what every head makes of the reference solution.
-
-    Its tokens are those of prompt and solution together behind the prompt's own. Where
-    a token would reach over the seam, the solution is spelled by itself.
-    """
-    gold, ids = form.gold(problem), list(ids)
-    together = [] if form.chat else tokenizer.encode(form.text(problem) + gold)
-    alike = len(together) > len(ids) and together[: len(ids)] == ids
-    text = together[len(ids) :] if alike else tokenizer.spell(gold)
-    heads = measure(ids, text)
-    return replace(
-        result,
-        bits=heads[0].nll / math.log(2),
-        bytes=len(gold.encode("utf-8")),
-        heads=heads,
-    )
 
 
 def weights_digest(model: Loaded) -> str:

@@ -13,13 +13,14 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from shared.config.fields import MachineConfig
 from shared.decoding.kept_lines import KeptLines
+from shared.decoding.prompt_rows import prompt_ids, read_prompts
 from shared.decoding.requests import DRAFTERS, Piece, Request, Sampling
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
@@ -27,69 +28,31 @@ from shared.tracking.console import Progress
 from wmtp_jax import NAME
 
 
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON lines file.
+def answers(
+    engine: Any, requests: Iterable[Request], stream: bool
+) -> Iterator[list[dict]]:
+    """The completions of each request, in order, as soon as all before it are whole.
 
-    Raises:
-      ValueError: naming the first line that is no object, or if there is none.
+    A request is asked for when the engine has room for it.
     """
-    try:
-        lines = path.read_text("utf-8").split("\n")  # no other character ends one
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8"
-        raise ValueError(
-            f"--prompts must be a text file, got {path}: {reason}"
-        ) from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path} must hold JSON lines, got {error} in line "
-                             f"{number}") from None  # fmt: skip
-        if not isinstance(row, dict):
-            raise ValueError(f"{path} must hold objects, got {line[:40]!r} in line "
-                             f"{number}")  # fmt: skip
-        found.append(row)
-    if not found:
-        raise ValueError(f"{path} must hold at least one prompt, got none")
-    return found
-
-
-def prompt_ids(
-    tokenizer: Any, row: dict[str, Any], chat: bool, where: str
-) -> list[int]:
-    """Tokens of one row's prompt; with `chat` laid out by the tokenizer's template."""
-    if chat:
-        from shared.data.chat import spell_prompt
-
-        messages = row.get("messages")
-        if messages is None and isinstance(row.get("prompt"), str):
-            messages = [{"role": "user", "content": row["prompt"]}]
-        if not isinstance(messages, list):
-            raise ValueError(f"{where} must have prompt or messages, got {sorted(row)}")
-        return spell_prompt(tokenizer, messages)
-    if not isinstance(row.get("prompt"), str):
-        raise ValueError(f"{where} must have a text `prompt`, got {sorted(row)}")
-    ids = tokenizer.encode(row["prompt"])
-    return ids or [tokenizer.eos_id]  # nothing else begins a text
-
-
-def answers(engine: Any, requests: list[Request], stream: bool) -> Iterator[list[dict]]:
-    """The completions of each request, in order, as soon as all before it are whole."""
-    numbers = {engine.submit(request): i for i, request in enumerate(requests)}
-    found = [[_empty(request) for _ in range(request.samples)] for request in requests]
-    left, told = [request.samples for request in requests], 0
-    while told < len(requests):
+    coming, told = iter(requests), 0
+    numbers: dict[int, int] = {}
+    found: list[list[dict]] = []
+    left: list[int] = []
+    while True:
+        while engine.has_room and (request := next(coming, None)) is not None:
+            numbers[engine.submit(request)] = len(found)
+            found.append([_empty(request) for _ in range(request.samples)])
+            left.append(request.samples)
+        if told == len(found):
+            return
         for piece in engine.step():
             number = numbers[piece.request]
             _add(found[number][piece.sample], piece)
             if stream and piece.text:
                 console.say(piece.text, end="")
             left[number] -= bool(piece.finish)
-        while told < len(requests) and left[told] == 0:
+        while told < len(found) and left[told] == 0:
             yield found[told]
             told += 1
 

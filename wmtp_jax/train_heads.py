@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.config.fields import Config
+from shared.decoding.prompt_rows import prompt_ids
 from shared.decoding.requests import Sampling
 from shared.run.main import asked_of, exit_code, home_path
 from wmtp_jax import NAME
@@ -128,7 +129,6 @@ def report(cfg: Config, out: Path, data: str, count: int, tokens: int) -> None:
     from wmtp_jax.acceptance import show
     from wmtp_jax.decoding import report as measured
     from wmtp_jax.decoding.loaded import load
-    from wmtp_jax.generate import prompt_ids
 
     model = load(str(out / "model"), cfg.machine)
     prompts = [

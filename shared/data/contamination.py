@@ -54,6 +54,10 @@ class Report:
     num_documents: int
     found: dict[str, dict[str, list[str]]]
 
+    def sharing(self, benchmark: str) -> list[str]:
+        """Documents that share text with a benchmark, of whatever kind."""
+        return _union(self.found[benchmark])
+
     def lines(self) -> list[str]:
         """One sentence per benchmark, for the log."""
         return [self._line(name, kinds) for name, kinds in self.found.items()]
@@ -104,6 +108,13 @@ def check(
         f"./{name}" if name in packaged else name: prints_of(read_problems(name))
         for name in against
     }
+    return hold_against(splits, benchmarks)
+
+
+def hold_against(
+    splits: Mapping[str, Iterable[Example]], benchmarks: Mapping[str, Prints]
+) -> Report:
+    """Holds every document of some splits against fingerprints (`prints_of`)."""
     found: dict[str, dict[str, list[str]]] = {
         name: {kind: [] for kind in KINDS} for name in benchmarks
     }

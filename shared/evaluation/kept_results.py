@@ -203,7 +203,8 @@ def read_results(path: Path) -> list[ProblemResult]:
 def _to_line(result: ProblemResult) -> Row:
     """`task_id` for the id, and only what was found."""
     held = asdict(result)
-    names = [*COUNTED] * bool(result.n) + [*MEASURED] * (result.bits is not None)
+    counted = result.n > 0 or result.bits is None
+    names = [*COUNTED] * counted + [*MEASURED] * (result.bits is not None)
     return {"task_id": result.id} | {name: held[name] for name in names}
 
 

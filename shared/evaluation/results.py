@@ -182,3 +182,23 @@ def total_bits_per_byte(results: Sequence[ProblemResult]) -> float:
         raise ValueError("bits must be of at least one problem, got none")
     bits = sum(result.bits or 0 for result in results)
     return bits / sum(result.bytes or 0 for result in results)
+
+
+def nll_per_head(results: Sequence[ProblemResult]) -> list[float]:
+    """Mean nll over all targets of each head, in nats; of no heads, none.
+
+    A head without any target ends the list.
+    """
+    found = []
+    for of in by_head(results):
+        targets = sum(one.targets for one in of)
+        if targets == 0:
+            break
+        found.append(sum(one.nll for one in of) / targets)
+    return found
+
+
+def by_head(results: Sequence[ProblemResult]) -> list[list[HeadMeasure]]:
+    """The measures of each head, of the problems that were measured."""
+    measured = [result.heads for result in results if result.heads]
+    return [list(of) for of in zip(*measured, strict=True)]

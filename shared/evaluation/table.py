@@ -15,6 +15,7 @@ from shared.evaluation.intervals import (
 from shared.evaluation.results import (
     ProblemResult,
     bits_per_byte,
+    by_head,
     paired,
     pass_values,
 )
@@ -107,6 +108,31 @@ def difference_row(
         found = difference_interval(bits_per_byte(ours), bits_per_byte(theirs))
         bits = _number(found)
     return [name, len(pairs), passes, bits, to_show]
+
+
+HEAD_COLUMNS = ["task", "head", "targets", "nll", "most probable", "mean rank"]
+
+
+def head_rows(task: str, results: Sequence[ProblemResult]) -> list[list[object]]:
+    """How each head predicts what was measured: means over all targets.
+
+    Nll in nats; the share of targets that the head holds for the most probable token;
+    the rank of the target, from 1.
+    """
+    rows: list[list[object]] = []
+    for k, of in enumerate(by_head(results)):
+        nll, targets, right, rank = (
+            sum(getattr(one, name) for one in of)
+            for name in ("nll", "targets", "right", "rank")
+        )
+        if targets:
+            share = f"{100 * right / targets:.1f} %"
+            means = f"{nll / targets:.4f}", share, f"{rank / targets:.1f}"
+            rows.append([task, k, targets, *means])
+    return rows
+
+
+DIFFERENCE_COLUMNS = ["task", "problems", "pass@1", "bits per byte", "to show"]
 
 
 def _percent(of: Interval, unit: str = "%") -> str:

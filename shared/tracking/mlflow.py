@@ -15,7 +15,7 @@ import shlex
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from itertools import chain
 from pathlib import Path
@@ -73,6 +73,7 @@ class MLflow:
       run_folder: gives the run its name.
       earlier: None for a new run, else the rows of `metrics.jsonl` up to the step that
         the run goes on from.
+      params: other parameters than those of `cfg`, for what is no training.
     """
 
     on = True
@@ -83,6 +84,7 @@ class MLflow:
         run_folder: Path,
         *,
         earlier: Iterable[dict[str, float | int]] | None = None,
+        params: Mapping[str, object] | None = None,
     ):
         # A run that is resumed from elsewhere, or was moved, has an `output_dir` that
         # leads nowhere near it; the folder its run folder lies in is then meant.
@@ -93,6 +95,7 @@ class MLflow:
         if self.folder not in parents:
             self.folder = parents[0]
         self._cfg, self._run_folder = cfg, run_folder
+        self._params = flatten(cfg) if params is None else params
         self._started = time.time_ns() // 1_000_000
         self._resumed, self._run_id = earlier is not None, ""
         self._buffer: list[list[tuple[str, float, int, int]]] = []  # rows of metrics
@@ -119,6 +122,28 @@ class MLflow:
         self._send()
         self._client.set_terminated(self._run_id, status)
 
+    @may_fail
+    def add(
+        self, metrics: Mapping[str, float], step: int, files: Iterable[Path], to: str
+    ) -> None:
+        """Adds what was found of a run beside its training, which may still go on.
+
+        Args:
+          metrics: names with letters, digits, `_-./`.
+          files: become artifacts in the folder `to`.
+        """
+        with _quiet():
+            self._open(self._cfg, self._run_folder, resumed=True, running=False)
+            from mlflow.entities import Metric
+
+            now = time.time_ns() // 1_000_000
+            found = [Metric(name, float(x), now, step) for name, x in metrics.items()]
+            self._client.log_batch(self._run_id, metrics=found)
+            for file in files:
+                self._client.log_artifact(self._run_id, str(file), to)
+            if self._is_new:
+                self._client.set_terminated(self._run_id, "FINISHED")
+
     @property
     def ui_command(self) -> str:
         """The line for a shell that opens MLflow's pages; empty where MLflow is off."""
@@ -129,10 +154,8 @@ class MLflow:
 
     def _send(self) -> None:
         if not self._run_id:
-            # What MLflow's own code is warned about is nothing that a user can change.
             # Only here: each time, other warnings of the loop would appear again.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _quiet():
                 self._open(self._cfg, self._run_folder, resumed=self._resumed)
         from mlflow.entities import Metric
 
@@ -141,7 +164,9 @@ class MLflow:
             self._client.log_batch(self._run_id, metrics=found)
         self._buffer, self._sent = [], time.monotonic()
 
-    def _open(self, cfg: Config, run_folder: Path, *, resumed: bool) -> None:
+    def _open(
+        self, cfg: Config, run_folder: Path, *, resumed: bool, running: bool = True
+    ) -> None:
         database = self.folder / "mlflow.db"
         _check_database(database)  # before the import, which takes seconds
         _quiet_environment()
@@ -157,11 +182,12 @@ class MLflow:
             self._client = MlflowClient(_uri(database))
             experiment_id = self._experiment(cfg.tracking.experiment)
         run_id = self._known_run(id_file) if resumed else None
-        if run_id is not None:
-            self._client.update_run(run_id, status="RUNNING")
-        else:
+        self._is_new = run_id is None
+        if run_id is None:
             run_id = self._new_run(cfg, run_folder.resolve().name, experiment_id)
             id_file.write_text(json.dumps({"run_id": run_id}) + "\n", encoding="utf-8")
+        elif running:
+            self._client.update_run(run_id, status="RUNNING")
         self._run_id = run_id
         self._last_step = _largest_step(database, run_id)
 
@@ -178,7 +204,7 @@ class MLflow:
 
         tags, started = _tags(cfg.tags), self._started
         run = self._client.create_run(experiment_id, started, tags, name)
-        params = [Param(name, str(x)[:6000]) for name, x in flatten(cfg).items()]
+        params = [Param(name, str(x)[:6000]) for name, x in self._params.items()]
         self._client.log_batch(run.info.run_id, params=params)
         return run.info.run_id
 
@@ -195,6 +221,14 @@ class MLflow:
                 return None  # the store was deleted or the run folder moved to another
             raise
         return run_id if run.info.lifecycle_stage == "active" else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What MLflow's own code is warned about is nothing that a user can change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _tags(text: str) -> dict[str, str]:

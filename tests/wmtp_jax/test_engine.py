@@ -222,6 +222,8 @@ def test_the_cache_follows_what_is_used():
     places = [shape[1] for shape in shapes(asked([9], 300))]
     assert places == sorted(places) and {*places} == {128, 256, 512}
     assert {*shapes(asked([9], 4))} == {(1, 128)}
+    places = [shape[1] for shape in shapes(asked([9], 140), asked([9] * 300, 2))]
+    assert places[0] == 512 and places[-1] == 256  # the long one has gone
 
 
 def test_more_alternatives_than_tokens():

@@ -96,14 +96,17 @@ def test_what_prompts_begin_with_is_read_once():
 
     again, fresh = reader(blocks), reader([])
     again.read(Prefill(asked(first)))
-    assert blocks == [LONGEST_BLOCK, 192]
+    assert blocks == [*[LONGEST_BLOCK] * 3, 16]
     cache = again.read(Prefill(asked(second)))
-    assert blocks[2:] == [128]
+    assert blocks[4:] == [LONGEST_BLOCK, 48]
     right = fresh.read(Prefill(asked(second)))
     length = len(second) - 1
     for (k, v), (right_k, right_v) in zip(cache, right, strict=True):
-        np.testing.assert_array_equal(k[:, :length], right_k[:, :length])
+        np.testing.assert_array_equal(k[..., :length], right_k[..., :length])
         np.testing.assert_array_equal(v[:, :length], right_v[:, :length])
     other = [7, *second]  # begins with something else
     again.read(Prefill(asked(other)))
-    assert blocks[3:] == [LONGEST_BLOCK, 128]
+    assert blocks[6:] == [LONGEST_BLOCK, LONGEST_BLOCK, 48]
+    for known in (first, second):  # nothing of them is left to read
+        again.read(Prefill(asked(known)))
+    assert len(blocks) == 9

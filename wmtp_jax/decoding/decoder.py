@@ -5,6 +5,9 @@ every matrix [out, in] (`shared/huggingface/layers.py`). Features are the leadin
 of what passes through the layers: XLA's CPU backend multiplies a matrix [out, in] with
 few columns at nearly the speed of memory, and with few rows at less than half of it.
 
+Keys lie with their places last: XLA's CPU backend multiplies a few queries with them
+twice as fast as the other way round.
+
 A layer first writes a block's keys and values to the cache and then attends to it, so
 that XLA updates it in place. What is beyond a row's length in it is never attended to,
 and a draft that is rejected needs no undoing.
@@ -26,7 +29,7 @@ from wmtp_jax.model import ACTIVATIONS
 from wmtp_jax.positions import rotary_frequencies
 
 Params = dict[str, Any]
-Cache = tuple[tuple[jax.Array, jax.Array], ...]  # of each layer k_YSH and v_YSH
+Cache = tuple[tuple[jax.Array, jax.Array], ...]  # of each layer k_YHS and v_YSH
 
 
 @jax.tree_util.register_dataclass
@@ -61,10 +64,29 @@ def empty_cache(
     cfg: ModelConfig, layers: int, rows: int, places: int, dtype: str
 ) -> Cache:
     """Keys and values of so many layers (block heads have one each), all 0."""
-    shape = (rows * cfg.kv_heads, places, cfg.H)
+    Y, S, H = rows * cfg.kv_heads, places, cfg.H
     return tuple(
-        (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers)
+        (jnp.zeros((Y, H, S), dtype), jnp.zeros((Y, S, H), dtype))
+        for _ in range(layers)
     )
+
+
+def num_places(cache: Cache) -> int:
+    """S, how many tokens of a row there is room for."""
+    return cache[0][1].shape[1]
+
+
+def with_places(cache: Cache, places: int) -> Cache:
+    """The cache with so many places: more that are empty, or the first of them."""
+
+    def fitted(x: jax.Array, axis: int) -> jax.Array:
+        more = [(0, 0)] * x.ndim
+        more[axis] = (0, max(0, places - x.shape[axis]))
+        return jnp.pad(
+            lax.slice_in_dim(x, 0, min(places, x.shape[axis]), axis=axis), more
+        )
+
+    return tuple((fitted(k_YHS, 2), fitted(v_YSH, 1)) for k_YHS, v_YSH in cache)
 
 
 def extend(
@@ -160,11 +182,11 @@ def _attend(layer, kept, x_DR, places, cfg, number):
     scale = H**-0.5 / (number if cfg.scale_by_layer else 1)
     q_YXH = _by_row(q_NHR * scale, B).reshape(B * M, -1, H)  # X = G T
     new = tuple(_by_row(x, B).astype(kept[0].dtype) for x in (k_MHR, v_MHR))
-    k_YSH, v_YSH = kept = _write(kept, new, places.start_B)
+    k_YHS, v_YSH = kept = _write(kept, new, places.start_B)
     last_BT = places.start_B[:, None] + jnp.arange(T)[None]
-    seen_BTS = jnp.arange(k_YSH.shape[1])[None, None] <= last_BT[:, :, None]
+    seen_BTS = jnp.arange(v_YSH.shape[1])[None, None] <= last_BT[:, :, None]
     seen_YXS = jnp.repeat(jnp.tile(seen_BTS, (1, N // M, 1)), M, axis=0)
-    share_YXS = jnp.where(seen_YXS, _scores(q_YXH, k_YSH), -jnp.inf)
+    share_YXS = jnp.where(seen_YXS, _scores(q_YXH, k_YHS), -jnp.inf)
     share_YXS = jnp.exp(share_YXS - share_YXS.max(-1, keepdims=True))
     mixed_YXH = _mix(share_YXS, v_YSH) / share_YXS.sum(-1, keepdims=True)
     mixed_BNTH = mixed_YXH.astype(x_DR.dtype).reshape(B, N, T, H)
@@ -179,8 +201,8 @@ def _by_row(x_NHR: jax.Array, B: int) -> jax.Array:
     return x_BNTH.reshape(B * N, R // B, H)
 
 
-def _scores(q_YXH: jax.Array, k_YSH: jax.Array) -> jax.Array:
-    return jnp.einsum("yxh,ysh->yxs", q_YXH, k_YSH, preferred_element_type=jnp.float32)
+def _scores(q_YXH: jax.Array, k_YHS: jax.Array) -> jax.Array:
+    return jnp.einsum("yxh,yhs->yxs", q_YXH, k_YHS, preferred_element_type=jnp.float32)
 
 
 def _mix(share_YXS: jax.Array, v_YSH: jax.Array) -> jax.Array:
@@ -200,22 +222,22 @@ def _turn(x_NHR: jax.Array, turn_2HR: jax.Array) -> jax.Array:
 
 def _write(kept, new, start_B):
     """The cache with a block's keys and values, in place."""
-    Y, T, _ = new[0].shape
+    (k_YHS, v_YSH), (k_YTH, v_YTH) = kept, new
+    Y, T, H = k_YTH.shape
     if (B := start_B.shape[0]) == 1:  # XLA copies the cache for a scatter of one row
-        start = (0, start_B[0], 0)
-        return tuple(
-            lax.dynamic_update_slice(x_YSH, new_YTH, start)
-            for x_YSH, new_YTH in zip(kept, new, strict=True)
+        start = start_B[0]
+        return (
+            lax.dynamic_update_slice(k_YHS, k_YTH.swapaxes(1, 2), (0, 0, start)),
+            lax.dynamic_update_slice(v_YSH, v_YTH, (0, start, 0)),
         )
     place_BT = start_B[:, None] + jnp.arange(T)[None]
     place_YT = jnp.repeat(place_BT, Y // B, axis=0)
     # A row at rest may stand at the cache's end: what is beyond drops.
-    return tuple(
-        x_YSH.at[jnp.arange(Y)[:, None], place_YT].set(
-            new_YTH, mode="drop", unique_indices=True
-        )
-        for x_YSH, new_YTH in zip(kept, new, strict=True)
-    )
+    one_by_one = {"mode": "drop", "unique_indices": True}
+    row_Y, feature_H = jnp.arange(Y), jnp.arange(H)
+    of_keys = k_YHS.at[row_Y[:, None, None], feature_H, place_YT[:, :, None]]
+    of_values = v_YSH.at[row_Y[:, None], place_YT]
+    return of_keys.set(k_YTH, **one_by_one), of_values.set(v_YTH, **one_by_one)
 
 
 def _dense(layer: Params, x_DR: jax.Array) -> jax.Array:

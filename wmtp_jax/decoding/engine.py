@@ -25,6 +25,7 @@ from shared.data.tokenizer import Tokenizer
 from shared.decoding.acceptance import Acceptance
 from shared.decoding.policy import SIZES
 from shared.decoding.requests import MOST_TOP, Piece, Request
+from wmtp_jax.decoding import decoder
 from wmtp_jax.decoding.drafting import Drafting
 from wmtp_jax.decoding.loaded import Loaded, without_heads
 from wmtp_jax.decoding.programs import (
@@ -76,6 +77,11 @@ class Engine:
     def max_length(self) -> int:
         """Tokens that a prompt and its sample can have together."""
         return self.model.cfg.max_positions
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another sample would begin at the next step."""
+        return len(self._active()) + len(self._waiting) < self.most_rows
 
     @property
     def busy(self) -> bool:
@@ -130,7 +136,7 @@ class Engine:
         if size == 1:
             most = self.drafting.until_next_look(rows, asked.heads)
             count = min(most, max(sample.left for sample in active))
-        self._make_room(max(sample.length for sample in active) + max(size, count))
+        self._fit(max(sample.length for sample in active) + max(size, count))
         gained, seconds = self._run(asked, size, count, drafts)
         passes = count if count == 1 else int(gained.count_B.max())
         if seconds is not None:
@@ -169,7 +175,7 @@ class Engine:
     @property
     def _places(self) -> int:
         """Of the cache."""
-        return 0 if self._rows is None else self._rows.cache[0][0].shape[1]
+        return 0 if self._rows is None else decoder.num_places(self._rows.cache)
 
     def _active(self) -> list[Sample]:
         return [sample for sample in self._running if sample is not None]
@@ -251,7 +257,7 @@ class Engine:
                 pieces.append(sample.tell())
                 continue
             row = self._running.index(None)
-            self._make_room(max(len(request.prompt), cache[0][0].shape[1]))
+            self._make_room(decoder.num_places(cache))
             what = self.prompts.first_row(sample)
             self._rows = self.programs.put(self._rows, cache, row, what)
             self._running[row], self._left[row] = sample, sample.left
@@ -284,8 +290,12 @@ class Engine:
         self._running += [None] * (size - len(kept))
         self._left = np.asarray([*left, *[0] * (size - len(kept))], np.int32)
 
-    def _make_room(self, length: int) -> None:
-        """Places in the cache for so many tokens."""
-        assert self._rows is not None
-        if length > self._places:
-            self._rows = self.programs.grow(self._rows, places=places_for(length))
+    def _make_room(self, places: int) -> None:
+        """So many places in the cache, or more."""
+        if places > self._places:
+            self._rows = self.programs.resize(self._rows, places=places)
+
+    def _fit(self, length: int) -> None:
+        """Places for so many tokens of the longest row, and no more than it needs."""
+        if (places := places_for(length)) != self._places:
+            self._rows = self.programs.resize(self._rows, places=places)

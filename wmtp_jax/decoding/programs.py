@@ -19,8 +19,9 @@ from wmtp_jax.decoding.sampler import Controls, log_probabilities
 MOST_STEPS = 16  # tokens of one call without drafts
 LEAST_PLACES = 128  # of a cache; it doubles
 # Tokens of one pass over a prompt: what it computes beyond the prompt is lost.
-# A long one is read in blocks of the last size, so that all are split alike.
-BLOCKS = (16, 32, 48, 64, 96, 128, 192, 256)
+# A long one is read in blocks of the last size, so that all are split alike and share
+# what they begin with; larger ones are no faster on a CPU.
+BLOCKS = (16, 32, 48, 64)
 LONGEST_BLOCK = BLOCKS[-1]
 SCORED_BLOCK = 16  # tokens of a prompt whose logits are held at once
 
@@ -33,20 +34,20 @@ class Programs:
       advance: `(params, rows, draft_BJ, token_map, asked) -> (rows, gained)`.
       steps: `(params, rows, count, asked) -> (rows, gained)`.
       prefill: `(params, cache, tokens_1T, start_1) -> (hidden_DT, cache)`, of one row.
-      copy: `cache -> cache`, of one row.
+      fit: `(cache, places) -> cache`, a copy of one row's.
       score: `(params, hidden_DT, next_T, most) -> log-probabilities` of a prompt.
       put: `(rows, one row's cache, where, what) -> rows`.
-      grow: `(rows, places) -> rows`.
+      resize: `(rows, places) -> rows`.
       take: `(rows, index_B) -> rows`.
     """
 
     advance: Callable[..., Any]
     steps: Callable[..., Any]
     prefill: Callable[..., Any]
-    copy: Callable[..., Cache]
+    fit: Callable[..., Cache]
     score: Callable[..., Any]
     put: Callable[..., Rows]
-    grow: Callable[..., Rows]
+    resize: Callable[..., Rows]
     take: Callable[..., Rows]
 
 
@@ -60,10 +61,10 @@ def make_programs(model: Loaded) -> Programs:
             donate_argnames="rows",
         ),
         prefill=jax.jit(partial(prefill, model=_Shape(model)), donate_argnames="cache"),
-        copy=jax.jit(partial(jax.tree.map, jnp.copy)),
+        fit=jax.jit(fit, static_argnames="places"),
         score=jax.jit(score, static_argnames="most"),
         put=jax.jit(put, donate_argnames="rows"),
-        grow=jax.jit(grow, static_argnames="places"),
+        resize=jax.jit(resize, static_argnames="places"),
         take=jax.jit(take),
     )
 
@@ -154,22 +155,23 @@ def put(rows: Rows, cache: Cache, where: jax.Array, what: Rows) -> Rows:
     return replace(jax.tree.map(partial(write, at=where), *own), cache=kept)
 
 
-def grow(rows: Rows, *, places: int) -> Rows:
-    """The same rows, with more places in the cache."""
+def fit(cache: Cache, *, places: int) -> Cache:
+    """A copy, even where nothing changes: who asks for it will donate it."""
+    return jax.tree.map(jnp.copy, decoder.with_places(cache, places))
 
-    def wider(x_YSH):
-        return jnp.pad(x_YSH, ((0, 0), (0, places - x_YSH.shape[1]), (0, 0)))
 
-    return replace(rows, cache=jax.tree.map(wider, rows.cache))
+def resize(rows: Rows, *, places: int) -> Rows:
+    """The same rows, with more places in the cache or fewer."""
+    return replace(rows, cache=decoder.with_places(rows.cache, places))
 
 
 def take(rows: Rows, index_B: jax.Array) -> Rows:
     """These of the rows, in this order."""
     B = rows.last_B.shape[0]
 
-    def of_cache(x_YSH):
-        x_BMSH = x_YSH.reshape(B, -1, *x_YSH.shape[1:])
-        return x_BMSH[index_B].reshape(-1, *x_YSH.shape[1:])
+    def of_cache(x_Y):
+        x_BM = x_Y.reshape(B, -1, *x_Y.shape[1:])
+        return x_BM[index_B].reshape(-1, *x_Y.shape[1:])
 
     own = jax.tree.map(lambda x: x[index_B], replace(rows, cache=()))
     return replace(own, cache=jax.tree.map(of_cache, rows.cache))
@@ -184,5 +186,5 @@ def places_for(length: int) -> int:
 
 
 def block_for(length: int) -> int:
-    """Tokens of the pass over so many of a prompt: the next of 16, 32, 48, ..., 256."""
+    """Tokens of the pass over so many of a prompt: the next of 16, 32, 48, 64."""
     return next((block for block in BLOCKS if block >= length), LONGEST_BLOCK)

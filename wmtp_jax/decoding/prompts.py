@@ -1,10 +1,11 @@
 """From a prompt to a row: one pass over it, shared by all samples of a request.
 
-Where prompts begin alike (shots, a system message), what the last one's cache has of it
-is used again. Passes begin at the same places in every prompt, so that this changes no
-bit: a text does not depend on what was asked before.
+Where prompts begin alike (shots, a system message), what the caches of the last ones
+have of it is used again. Passes begin at the same places in every prompt, so that this
+changes no bit: a text does not depend on what was asked before.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -27,6 +28,8 @@ from wmtp_jax.decoding.programs import (
 from wmtp_jax.decoding.rows import Rows
 from wmtp_jax.decoding.sampler import Controls
 
+KEPT = 4  # caches of the last prompts
+
 
 class Prefill:
     """What the samples of one request share.
@@ -48,7 +51,7 @@ class Prompts:
 
     def __init__(self, model: Loaded, programs: Programs) -> None:
         self.model, self.programs = model, programs
-        self._kept: tuple[tuple[int, ...], Cache] = ((), ())
+        self._kept: deque[tuple[tuple[int, ...], Cache]] = deque(maxlen=KEPT)
 
     def read(self, prefill: Prefill) -> Cache:
         """The cache of the prompt without its last token, which a row begins with."""
@@ -101,8 +104,8 @@ class Prompts:
             start += len(part)
         if told:
             self._note(prefill, found, request.logprobs or 0)
-        if len(tokens) > LONGEST_BLOCK:
-            self._kept = tokens, cache
+        if tokens not in [known for known, _ in self._kept]:
+            self._kept.append((tokens, cache))
         return cache
 
     def _empty(self, tokens: Sequence[int]) -> Cache:
@@ -111,17 +114,21 @@ class Prompts:
         return decoder.empty_cache(model.cfg, layers, 1, places, model.dtype)
 
     def _begun(self, tokens: Sequence[int]) -> tuple[int, Cache]:
-        """How many tokens the last long prompt has read already, and a cache with them.
+        """How many tokens an earlier prompt has read already, and a cache with them.
 
-        Whole blocks, in a cache of the same size: what would be computed anyway.
+        All or whole blocks, in a cache of the same size: as it would be computed.
         """
-        known, kept = self._kept
-        pairs = zip(known, tokens, strict=False)
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        start = alike // LONGEST_BLOCK * LONGEST_BLOCK
-        if start and kept[0][0].shape[1] == places_for(len(tokens)):
-            return start, self.programs.copy(kept)
-        return 0, self._empty(tokens)
+        places, start, found = places_for(len(tokens)), 0, None
+        for known, kept in self._kept:
+            pairs = zip(known, tokens, strict=False)
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            if known != tokens:
+                alike -= alike % LONGEST_BLOCK
+            if alike > start and decoder.num_places(kept) == places:
+                start, found = alike, kept
+        if found is None:
+            return 0, self._empty(tokens)
+        return start, self.programs.fit(found, places=places)
 
     def _score(
         self, request: Request, hidden_DT: jax.Array, start: int, length: int

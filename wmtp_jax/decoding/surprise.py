@@ -27,17 +27,21 @@ BLOCK = 32  # tokens, whose logits of all heads are held at once
 Measure = Callable[[Sequence[int], Sequence[int]], tuple[HeadMeasure, ...]]
 
 
-def make_measure(model: Loaded) -> Measure:
+def make_measure(model: Loaded, prompts: Prompts | None = None) -> Measure:
     """A function `(prompt, text) -> measures`, one of each head.
 
     Head k predicts token j from the state at j - 1 - k: the first tokens of the text
     from within the prompt, and none from before its beginning. Heads that score only
     some ids (`token_map`) have no probability of the others, and are left out.
+
+    Args:
+      prompts: whose caches are shared, such as those of an engine with the same heads.
     """
     if model.token_map is not None:
         model = without_heads(model)
     K = model.heads.count
-    prompts = Prompts(model, make_programs(model))
+    if prompts is None or prompts.model.heads.count != K:
+        prompts = Prompts(model, make_programs(model))
     run = jax.jit(partial(block_of, cfg=model.cfg), donate_argnames="cache")
 
     def measure(prompt: Sequence[int], text: Sequence[int]) -> tuple[HeadMeasure, ...]:
@@ -48,9 +52,10 @@ def make_measure(model: Loaded) -> Measure:
                 f"prompt and text must have 1 to {most} tokens together, and one each, "
                 f"got {len(prompt)} and {len(text)}"
             )
-        cache = prompts.read(Prefill(Request(prompt=tuple(tokens[: first + 1]))))
+        # All of the prompt, as an engine reads it; the end of it is then read again.
+        cache = prompts.read(Prefill(Request(prompt=tuple(prompt))))
         places = places_for(first + -(-(len(tokens) - first) // BLOCK) * BLOCK)
-        cache = with_places(cache, places)
+        cache = prompts.programs.fit(cache, places=places)
         target_LK = targets_of(tokens, len(prompt), first, K)
         found = []
         for start in range(first, len(tokens), BLOCK):
@@ -64,16 +69,6 @@ def make_measure(model: Loaded) -> Measure:
         return measures_of(found)
 
     return measure
-
-
-def with_places(cache: Cache, places: int) -> Cache:
-    """A copy of one row's cache, with so many places or more."""
-
-    def wider(x_YSH: jax.Array) -> jax.Array:
-        more = max(0, places - x_YSH.shape[1])
-        return jnp.pad(x_YSH, ((0, 0), (0, more), (0, 0))) if more else jnp.copy(x_YSH)
-
-    return jax.tree.map(wider, cache)
 
 
 def targets_of(tokens: Sequence[int], begin: int, first: int, K: int) -> np.ndarray:

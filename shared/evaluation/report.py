@@ -1,0 +1,132 @@
+"""What `evaluate` shows at its end, and where its results stand."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.data.tokenizer import Tokenizer
+from shared.evaluation import asked as command
+from shared.evaluation import table
+from shared.evaluation.kept_results import KeptResults, Settings, read_results
+from shared.evaluation.results import ProblemResult
+from shared.evaluation.solutions import Measure
+from shared.evaluation.tracked import metrics_of, track
+from shared.evaluation.validation import load_validation, measure_document
+from shared.tracking import console
+from shared.tracking.console import Progress
+
+
+class Report:
+    """Results of tasks, in the order in which they were found."""
+
+    def __init__(
+        self, folder: Path, model: str, ks: Sequence[int], against: Path | None
+    ) -> None:
+        """Makes the folder.
+
+        Args:
+          ks: of pass@k, for tasks that programs were written for.
+          against: another folder of results, to be compared problem by problem.
+
+        Raises:
+          ValueError: if `against` is no folder.
+        """
+        if against is not None and not against.is_dir():
+            raise ValueError(f"--against must be a folder of results, got {against}")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.model, self.ks, self.against = folder, model, ks, against
+        self._found: dict[str, tuple[str, Sequence[ProblemResult], Settings]] = {}
+
+    def file(self, task: str) -> Path:
+        """Where the lines of a task go."""
+        return self.folder / f"{task}.jsonl"
+
+    def add(
+        self, task: str, name: str, results: Sequence[ProblemResult], settings: Settings
+    ) -> None:
+        """Takes the results of one task.
+
+        Args:
+          name: what its rows are called.
+        """
+        self._found[task] = name, results, settings
+
+    def show(self) -> None:
+        """The tables: tasks, heads, differences to other results; contamination."""
+        rows, heads, differences = [], [], []
+        for task, (name, results, _) in self._found.items():
+            ks = self.ks if any(result.n for result in results) else []
+            row = table.table_row(name, results, ks)
+            missing = len(table.table_columns(self.ks)) - len(row)
+            rows.append([*row[:3], *["-"] * missing, *row[3:]])
+            heads += table.head_rows(name, results)
+            other = None if self.against is None else self.against / f"{task}.jsonl"
+            if other is not None and other.is_file():
+                pair = results, read_results(other)
+                differences.append(table.difference_row(name, *pair, 1))
+        console.table(self.model, table.table_columns(self.ks), rows)
+        if heads:
+            console.table("heads", table.HEAD_COLUMNS, heads)
+        if self.against is not None:
+            title = f"difference to {self.against}"
+            console.table(title, table.DIFFERENCE_COLUMNS, differences)
+        console.say(table.NOTE)
+        for task, (_, _, settings) in self._found.items():
+            if settings.contaminated:
+                console.say(
+                    f"contamination: {settings.contaminated} documents that the run "
+                    f"was trained on share text with these problems of {task}"
+                )
+
+    def track(self, tracking: str) -> None:
+        """Adds all to MLflow, where that is wanted; shows how to look at it."""
+        metrics: dict[str, float] = {}
+        files, params = [], {"model": self.model}
+        for task, (_, results, settings) in self._found.items():
+            metrics |= metrics_of(task, results, self.ks if settings.samples else [])
+            files += sorted(self.folder.glob(f"{task}.*json*"))
+            params["model_digest"] = settings.model_digest
+        run = command.run_of(self.model)
+        if ui := track(tracking, run, self.model, metrics, files, params):
+            console.say(f"see them: {ui}")
+
+
+def keep_validation(
+    report: Report,
+    source: str,
+    tokenizer: Tokenizer,
+    most: int,
+    rows: int,
+    measure: Measure,
+    known: Mapping[str, Any],
+) -> None:
+    """Measures the validation split document by document into the report.
+
+    Args:
+      source: another than that of the model's run; empty leaves it.
+      most: tokens that the model reads.
+      rows: of its embedding.
+      known: of the settings: `model`, `model_digest`, `dtype`, `batch_size` and
+        `versions`.
+    """
+    run, task = command.run_of(report.model), command.VALIDATION
+    found = load_validation(run, source, tokenizer, most, rows)
+    documents = [x for x in found.split.documents if x.target.any()]
+    settings = Settings(
+        task=task,
+        source=found.source,
+        split=task,
+        num_problems=len(documents),
+        prompts_digest=found.split.digest,
+        sampling={},
+        limits={},
+        **known,
+    )
+    kept = KeptResults(report.file(task), settings, "--to")
+    start = len(kept.results)
+    with Progress(len(documents), task, start=start, unit="document") as progress:
+        for document in documents[start:]:
+            kept.add(measure_document(document, tokenizer, measure))
+            progress.update(len(kept.results))
+    kept.finish()
+    report.add(task, task, kept.results, settings)

@@ -103,6 +103,40 @@ def best_tokens(
     return token_R
 
 
+@torch.no_grad()
+def rank_rows(
+    states_RD: Tensor,
+    unembed_VD: Tensor,
+    targets_R: Tensor,
+    *,
+    block: int,
+    rounded: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How a head holds each row's target: `(nll_R, right_R, rank_R)`.
+
+    Returns:
+      Nll in nats; whether the target is the first of the most probable tokens; how many
+      tokens are more probable, and 1.
+    """
+    dtype = states_RD.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    matrix_VD = _factor(unembed_VD.detach(), dtype, rounded)
+    found = []
+    for start in range(0, states_RD.shape[0], block):
+        block_RD = _factor(
+            _padded(states_RD[start : start + block], block), dtype, rounded
+        )
+        own_R = targets_R[start : start + block]
+        target_R1 = _padded(own_R, block)[:, None]
+        logits_RV = (block_RD @ matrix_VD.T).to(wide)
+        right_R = logits_RV.argmax(dim=1) == target_R1[:, 0]
+        rank_R = 1 + (logits_RV > logits_RV.gather(1, target_R1)).sum(dim=1)
+        nll_R = -_log_softmax(logits_RV).gather(1, target_R1)[:, 0]
+        found.append([x[: own_R.shape[0]] for x in (nll_R, right_R, rank_R)])
+    nll_R, right_R, rank_R = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return nll_R, right_R, rank_R
+
+
 def _add_product(unembed_VD: Tensor, a_VR: Tensor, b_RD: Tensor, scale: float) -> None:
     """Adds `scale * a @ b` to the gradient; the first one needs no zeros."""
     if unembed_VD.grad is None:

@@ -71,6 +71,8 @@ class Report:
             title = f"difference to {self.against}"
             console.table(title, table.DIFFERENCE_COLUMNS, differences)
         console.say(table.NOTE)
+        if self.ks:
+            console.say(table.SHOWN_NOTE)
         for task, (_, _, settings) in self._found.items():
             if settings.contaminated:
                 console.say(

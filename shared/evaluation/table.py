@@ -20,8 +20,9 @@ from shared.evaluation.results import (
     pass_values,
 )
 
-NOTE = (
-    "In brackets 95 % intervals over problems. To show: the smallest difference of "
+NOTE = "In brackets 95 % intervals over problems."
+SHOWN_NOTE = (
+    "To show: the smallest difference of "
     "pass@1 from another model that these problems would show in 80 of 100 "
     "comparisons, were the two models' answers unrelated; paired problem by problem, "
     "less is enough."

@@ -3,6 +3,7 @@
 from typing import Any
 
 from shared.config.fields import Config
+from shared.evaluation.in_training import read_parts
 from shared.run.open_run import config_in_force, look
 from shared.run.report import show_plan
 from wmtp_jax import NAME
@@ -16,5 +17,6 @@ def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
     Args: as of `train`.
     """
     cfg = config_in_force(cfg, resume, overrides, NAME)
+    read_parts(cfg, writes=True)
     device = kind_of(find_mesh(cfg))
     show_plan(look(cfg, resume, NAME), overrides, device)

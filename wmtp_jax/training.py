@@ -16,6 +16,7 @@ from optax import GradientTransformation
 from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
+from shared.evaluation.in_training import read_parts
 from shared.files import replace_folder
 from shared.huggingface.token_map import read_token_map
 from shared.run.inputs import make_batches
@@ -26,6 +27,7 @@ from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_jax import NAME, checkpoint, critic, report
 from wmtp_jax.export import adopt, export
+from wmtp_jax.in_training import make_tasks
 from wmtp_jax.optimizer import make_optimizer, rate_of
 from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import (
@@ -65,6 +67,7 @@ def train(
     cfg = config_in_force(cfg, resume, given, NAME)
     mesh = find_mesh(cfg)
     computed_by = {"device": kind_of(mesh), "jax": jax.__version__}
+    parts = read_parts(cfg, writes=True)  # before there is a run's folder
     with open_run(cfg, resume, NAME, computed_by, given) as run:
         cfg = run.cfg
         keep_compiled(cfg)
@@ -92,8 +95,11 @@ def train(
             known = {"tensors": names, "peak_flops": peak}
             known["asynchronous"] = kind_of(mesh) != "cpu"
             with Loop(run, done, *steps, *data, **known) as loop:
+                asked = (cfg, parts, run.inputs.tokenizer, num_steps)
+                tasks = make_tasks(*asked, loop.told_to_stop)
                 if loop.is_new:
-                    loop.evaluated(0, [eval_step(state.params, b) for b in validation])
+                    results = [eval_step(state.params, b) for b in validation]
+                    loop.evaluated(0, results, tasks(0, state.params))
                     checkpoint.save(manager, 0, state, loop.position(), plan)
                 train_step = compile_step(train_step, state, cfg)
                 for number, batches in loop:
@@ -101,7 +107,7 @@ def train(
                     loop.log(number, metrics, batches)
                     if loop.evaluates(number):
                         results = [eval_step(state.params, b) for b in validation]
-                        loop.evaluated(number, results)
+                        loop.evaluated(number, results, tasks(number, state.params))
                     elif loop.saves(number):
                         loop.probed(number, eval_step(state.params, validation[0]))
                     if loop.saves(number):

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from shared.config.fields import Config
+from shared.evaluation.in_training import read_parts
 from shared.run.open_run import config_in_force, look
 from shared.run.report import show_plan
 from wmtp_torch_mps import NAME
@@ -16,6 +17,7 @@ def dry_run(cfg: Config, resume: str, overrides: dict[str, Any]) -> None:
     Args: as of `train`.
     """
     cfg = config_in_force(cfg, resume, overrides, NAME)
+    read_parts(cfg, writes=False)
     device = _device_of(cfg)
     show_plan(look(cfg, resume, NAME), overrides, device)
 

@@ -12,6 +12,7 @@ import torch
 from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
+from shared.evaluation.in_training import read_parts
 from shared.files import replace_folder
 from shared.huggingface.token_map import read_token_map
 from shared.run.inputs import make_batches
@@ -23,6 +24,7 @@ from shared.state.checkpoints import Progressed, step_to_export, steps_in
 from wmtp_torch_mps import NAME, checkpoint, critic, report
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
+from wmtp_torch_mps.in_training import make_tasks
 from wmtp_torch_mps.model import learning
 from wmtp_torch_mps.optimizer import learning_rate
 from wmtp_torch_mps.reference import measure_signals
@@ -50,6 +52,7 @@ def train(
     cfg = config_in_force(cfg, resume, given, NAME)
     device = find_device(cfg)
     computed_by = {"device": device.type, "torch": torch.__version__}
+    parts = read_parts(cfg, writes=False)  # before there is a run's folder
     with open_run(cfg, resume, NAME, computed_by, given) as run:
         cfg, tokenizer = run.cfg, run.inputs.tokenizer
         if run.adopted:
@@ -69,15 +72,18 @@ def train(
         data = (training, validation)
         known = {"asynchronous": False, "tensors": [*learning(state.params)]}
         with Loop(run, done, *steps, *data, **known) as loop:
+            asked = (cfg, parts, run.inputs.tokenizer, num_steps)
+            tasks = make_tasks(*asked, loop.told_to_stop)
             if loop.is_new:
-                loop.evaluated(0, [eval_step(state.params, b) for b in validation])
+                results = [eval_step(state.params, b) for b in validation]
+                loop.evaluated(0, results, tasks(0, state.params))
                 checkpoint.save(run.path, 0, state, loop.position(), tokenizer)
             for number, batches in loop:
                 state, metrics = train_step(state, batches, num_steps)
                 loop.log(number, metrics, batches)
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
-                    loop.evaluated(number, results)
+                    loop.evaluated(number, results, tasks(number, state.params))
                 elif loop.saves(number):
                     loop.probed(number, eval_step(state.params, validation[0]))
                 if loop.saves(number):

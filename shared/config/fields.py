@@ -178,6 +178,12 @@ class TrainConfig(Checked):
     """evaluations without a better validation nll that end the run; 0 never does"""
     min_delta: Annotated[float, ">= 0"] = 0.0
     """what counts as better, nats, >= 0"""
+    evaluate: tuple[str, ...] = ()
+    """tasks asked beside validation: `bits`, `mbpp:50` (the first 50), `mbpp=SOURCE`"""
+    evaluate_every: Annotated[int, ">= 0"] = 0
+    """steps between them, a multiple of eval_every; 0: at every evaluation"""
+    evaluate_seconds: Annotated[float, "> 0"] = 60.0
+    """that one may take from its first answer, > 0; then fewer problems are asked"""
 
 
 @dataclass(frozen=True, kw_only=True)

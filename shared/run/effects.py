@@ -85,7 +85,7 @@ EFFECTS = (
             "max_length batch_size layout loss_on",
             optimizer="name lr schedule warmup_steps weight_decay beta1 clip_norm",
             train="epochs max_steps accumulation eval_every save_every "
-            "keep_checkpoints export patience min_delta",
+            "keep_checkpoints export patience min_delta evaluate",
             machine="device dtype attention rematerialise",
             tracking="to",
         ),
@@ -195,6 +195,11 @@ EFFECTS = (
             cfg.algorithm.value_head and cfg.critic.value_loss_coef > 0
         ),
         _of(critic="trunk_gradient"),
+    ),
+    Effect(
+        "tasks in train.evaluate",
+        lambda cfg, backend: bool(cfg.train.evaluate),
+        _of(train="evaluate_every evaluate_seconds"),
     ),
     Effect(
         "stage 1 of a value head (critic.stage1_epochs above 0)",

@@ -5,7 +5,8 @@
             state, metrics = step(state, batches)
             loop.log(number, metrics, batches)
             if loop.evaluates(number):
-                loop.evaluated(number, [eval_step(state.params, b) for b in validation])
+                results = [eval_step(state.params, b) for b in validation]
+                loop.evaluated(number, results, tasks(number, state.params))
             elif loop.saves(number):
                 loop.probed(number, eval_step(state.params, validation[0]))
             if loop.saves(number):
@@ -125,6 +126,10 @@ class Loop:
         """The line that shows the run's metrics; empty where nothing does."""
         return self.tracker.ui_command
 
+    def told_to_stop(self) -> bool:
+        """Whether a signal has come; the loop ends after the step under way."""
+        return self._told
+
     @property
     def is_new(self) -> bool:
         """Whether the model has not been evaluated yet; it is before the first step."""
@@ -156,10 +161,18 @@ class Loop:
         best = best_kept(done.best_nll, done.best_step, self.cfg.train) == number
         return due or self.stopping or ends or best
 
-    def evaluated(self, number: int, results: list[dict[str, Any]]) -> None:
+    def evaluated(
+        self,
+        number: int,
+        results: list[dict[str, Any]],
+        of_tasks: dict[str, float] | None = None,
+    ) -> None:
         """Takes what `eval_step` gave for each validation batch.
 
         Early stopping follows `validation_nll` of them.
+
+        Args:
+          of_tasks: what `train.evaluate` has found beside them.
         """
         done = self.done
         metrics = eval_metrics(results, self.validation, self.cfg)
@@ -170,13 +183,14 @@ class Loop:
                 "as rounding, and then say only what training has changed (name "
                 "another --reference)"
             )
-        done.last_eval = metrics
         nll = validation_nll(metrics, self.cfg)
+        metrics = metrics | (of_tasks or {})
         if nll is not None:  # else it is neither better nor worse
             if done.best_nll is None or nll < done.best_nll - self.cfg.train.min_delta:
                 done.best_nll, done.best_step, done.worse = nll, number, 0
             else:
                 done.worse += 1
+        done.last_eval = metrics
         if done.first_eval is None:
             done.first_eval = metrics
             self.tracker.log(metrics, number)

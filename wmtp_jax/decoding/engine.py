@@ -30,6 +30,7 @@ from wmtp_jax.decoding.drafting import Drafting
 from wmtp_jax.decoding.loaded import Loaded, without_heads
 from wmtp_jax.decoding.programs import (
     LEAST_PLACES,
+    Programs,
     empty_rows,
     make_programs,
     places_for,
@@ -46,8 +47,18 @@ class Engine:
       acceptance: of all drafts so far.
     """
 
-    def __init__(self, model: Loaded, *, rows: int = 8, drafter: str = "auto") -> None:
+    def __init__(
+        self,
+        model: Loaded,
+        *,
+        rows: int = 8,
+        drafter: str = "auto",
+        programs: Programs | None = None,
+    ) -> None:
         """`rows` at most run at once.
+
+        Args:
+          programs: those of an earlier engine of the same shapes.
 
         Raises:
           ValueError: if there is no such drafter, or the model has no heads for it.
@@ -57,7 +68,7 @@ class Engine:
             model = without_heads(model)
         self.model, self.most_rows = model, rows
         self.acceptance = Acceptance()
-        self.programs = make_programs(model)
+        self.programs = make_programs(model) if programs is None else programs
         self.prompts = Prompts(model, self.programs)
         self._waiting: deque[tuple[int, int, Request, Prefill]] = deque()
         self._running: list[Sample | None] = []  # by row
@@ -123,6 +134,14 @@ class Engine:
             if sample is not None and sample.request_number == number:
                 self._free(row)
                 self._tell_cancelled(number, sample.number)
+
+    def cancel_all(self) -> None:
+        """Ends all requests, and tells of none of them."""
+        numbers = {waits[0] for waits in self._waiting}
+        numbers |= {sample.request_number for sample in self._active()}
+        for number in numbers:
+            self.cancel(number)
+        self._cancelled.clear()
 
     def step(self) -> list[Piece]:
         """Moves every row on by a few tokens; what the samples have gained."""

@@ -28,7 +28,7 @@ def make_measure(model: WMTP) -> Measure:
     from within the prompt, and none from before its beginning.
     """
     device, name = model.device, model.cfg.machine.dtype
-    most = model.cfg.model.max_positions
+    most = model.cfg.model.max_positions + 1  # the last token is only a target
     dtype = torch.float16 if name == "float16" else model.base.dtype
 
     @torch.no_grad()
@@ -39,10 +39,11 @@ def make_measure(model: WMTP) -> Measure:
                 f"prompt and text must have 1 to {most} tokens together, and one each, "
                 f"got {len(prompt)} and {len(text)}"
             )
-        L = -(-len(tokens) // BUCKET) * BUCKET if pads(device) else len(tokens)
-        tokens_L = torch.zeros(min(L, most), dtype=torch.int64)
-        tokens_L[: len(tokens)] = torch.tensor(tokens)
-        document_L = (torch.arange(len(tokens_L)) < len(tokens)).to(torch.int32)
+        last = len(tokens) - 1
+        L = -(-last // BUCKET) * BUCKET if pads(device) else last
+        tokens_L = torch.zeros(min(L, most - 1), dtype=torch.int64)
+        tokens_L[:last] = torch.tensor(tokens[:last])
+        document_L = (torch.arange(len(tokens_L)) < last).to(torch.int32)
         positions_L = torch.arange(len(tokens_L)) * document_L
         rows = (x[None].to(device) for x in (tokens_L, positions_L, document_L))
         states = head_states(model, forward(model, *rows))
@@ -54,7 +55,7 @@ def make_measure(model: WMTP) -> Measure:
             if first >= len(tokens):
                 found.append(HeadMeasure(nll=0.0, targets=0, right=0, rank=0))
                 continue
-            targets_R = tokens_L[first : len(tokens)].to(device)
+            targets_R = torch.tensor(tokens[first:]).to(device)
             states_RD = state_BLD[0, first - 1 - k : len(tokens) - 1 - k].to(dtype)
             block = block_rows(len(tokens_L), model.cfg.model.vocab_size)
             with multiplying(device, name):

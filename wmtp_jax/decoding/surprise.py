@@ -46,7 +46,7 @@ def make_measure(model: Loaded, prompts: Prompts | None = None) -> Measure:
 
     def measure(prompt: Sequence[int], text: Sequence[int]) -> tuple[HeadMeasure, ...]:
         tokens, first = [*prompt, *text], max(0, len(prompt) - K)
-        most = model.cfg.max_positions
+        most = model.cfg.max_positions + 1  # the last token is only a target
         if not prompt or not text or len(tokens) > most:
             raise ValueError(
                 f"prompt and text must have 1 to {most} tokens together, and one each, "
@@ -54,11 +54,11 @@ def make_measure(model: Loaded, prompts: Prompts | None = None) -> Measure:
             )
         # All of the prompt, as an engine reads it; the end of it is then read again.
         cache = prompts.read(Prefill(Request(prompt=tuple(prompt))))
-        places = places_for(first + -(-(len(tokens) - first) // BLOCK) * BLOCK)
-        cache = prompts.programs.fit(cache, places=places)
         target_LK = targets_of(tokens, len(prompt), first, K)
+        places = places_for(first + len(target_LK))
+        cache = prompts.programs.fit(cache, places=places)
         found = []
-        for start in range(first, len(tokens), BLOCK):
+        for start in range(first, len(tokens) - 1, BLOCK):
             part = tokens[start : start + BLOCK]
             tokens_1T = np.zeros((1, BLOCK), np.int32)
             tokens_1T[0, : len(part)] = part
@@ -77,7 +77,7 @@ def targets_of(tokens: Sequence[int], begin: int, first: int, K: int) -> np.ndar
     Args:
       begin: index of the first token that is a target.
     """
-    L = -(-(len(tokens) - first) // BLOCK) * BLOCK
+    L = -(-(len(tokens) - 1 - first) // BLOCK) * BLOCK
     target_LK = np.full((L, K), -1, np.int32)
     for k in range(K):
         for j in range(max(begin, first + 1 + k), len(tokens)):

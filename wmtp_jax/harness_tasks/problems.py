@@ -1,0 +1,82 @@
+"""Our problems as documents of lm-evaluation-harness, and how answers are judged."""
+
+import json
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from datasets import Dataset
+
+from shared.evaluation.levels import SandboxError
+from shared.evaluation.loading import load_problems
+from shared.evaluation.probe import level_for
+from shared.evaluation.problems import Problem, judge
+from shared.evaluation.prompts import find_form
+from shared.evaluation.scripts import Case
+
+Document = dict[str, Any]
+
+
+def load(
+    task: str, form: str, source: str = "minis", split: str = "", **_: Any
+) -> dict[str, Dataset]:
+    """The documents of a task.
+
+    Args:
+      form: of the prompt, one of `shared/evaluation/prompts.py`.
+      source, split: as of `python -m wmtp_jax.evaluate`.
+
+    Raises:
+      ValueError: if the problems cannot be read, or there is no sandbox.
+    """
+    try:
+        level_for(unsafe=False)
+    except SandboxError as error:
+        raise ValueError(str(error)) from None
+    asked = find_form(task, form)  # type: ignore[arg-type]
+    problems = load_problems(task, source, split=split)  # type: ignore[arg-type]
+    documents = [
+        {
+            "id": problem.id,
+            "form": form,
+            "prompt": asked.text(problem),
+            "solution": asked.gold(problem),
+            "problem": json.dumps(asdict(problem)),
+        }
+        for problem in problems
+    ]
+    return {"test": Dataset.from_list(documents)}
+
+
+def prompt(doc: Document) -> str:
+    return doc["prompt"]
+
+
+def solution(doc: Document) -> str:
+    return doc["solution"]
+
+
+def all_samples(resps: list[list[str]], docs: list[Document]) -> list[list[str]]:
+    """In place of the harness's filter that keeps the first of several samples."""
+    return resps
+
+
+def judged(doc: Document, results: list[list[str]]) -> dict[str, float]:
+    """`pass_at_1`: the share of a problem's samples that pass, run in our sandbox."""
+    known = json.loads(doc["problem"])
+    cases = tuple(Case(**case) for case in known["cases"])
+    problem = Problem(**known | {"cases": cases})
+    form = find_form(problem.task, doc["form"])
+    programs = [form.program(problem, text) for text in results[0]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {x: pool.submit(judge, problem, x) for x in dict.fromkeys(programs)}
+        passed = [futures[program].result().passed for program in programs]
+    return {"pass_at_1": sum(passed) / len(passed)}
+
+
+def bits(doc: Document, results: list[tuple[float, bool]]) -> dict[str, float]:
+    """`bits_per_byte` of the reference solution."""
+    ((value, _),) = results
+    return {"bits_per_byte": -value / math.log(2) / len(doc["solution"].encode())}

@@ -3,6 +3,7 @@
     python -m benchmarks.sandbox hostile
     python -m benchmarks.sandbox speed --runs 50
     python -m benchmarks.sandbox references --data FOLDER_WITH_MBPP_AND_HUMANEVAL
+    python -m benchmarks.sandbox verdicts --data ... --repeat 10 --load 4
 
 Hostile programs run in a process of their own, since a weak level lets them change it;
 they do no harm where they get through. Seconds are wall time.
@@ -15,8 +16,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,18 @@ Row = dict[str, Any]
 PROGRAM = "def f(x):\n    return x + 1\n"
 PLAIN = "plain user"
 MBPP = ("test", "validation", "train")  # splits of a folder
+TABLES = ("hostile", "speed", "references", "verdicts")
 ALONE = ("namespaces", "landlock", "seccomp")  # each wall without the others
 
 
 def options() -> argparse.Namespace:
     parser = options_parser(__doc__ or "")
-    parser.add_argument("table", choices=["hostile", "speed", "references"])
+    parser.add_argument("table", choices=list(TABLES))
     parser.add_argument("--runs", type=int, default=50, help="timed of each kind")
     parser.add_argument("--data", type=Path, help="folder of mbpp/ and humaneval/")
+    parser.add_argument("--repeat", type=int, default=10, help="of each verdict")
+    parser.add_argument("--load", type=int, default=0, help="busy processes beside it")
+    parser.add_argument("--limit", type=int, default=None, help="of the problems")
     parser.add_argument("--names", nargs="*", default=[], help="of hostile programs")
     parser.add_argument("--levels", nargs="*", help="rows of these titles alone")
     return parser.parse_args()
@@ -56,8 +62,14 @@ def main() -> None:
         rows = [speed(name, run, asked.runs) for name, run in KINDS.items()]
     elif asked.data is None:
         raise SystemExit("--data must name the folder of mbpp/ and humaneval/")
-    else:
+    elif asked.table == "references":
         rows = [references(*pair) for pair in read_problems(asked.data).items()]
+    else:
+        with busy(asked.load):
+            rows = [
+                repeated(name, problems[: asked.limit], asked.repeat, asked.load)
+                for name, problems in read_problems(asked.data).items()
+            ]
     print_table(rows, asked.json)
 
 
@@ -171,6 +183,50 @@ def references(name: str, problems: list[Problem]) -> Row:
         "run again": sum(verdict.retried for verdict in verdicts),
         "s": round(seconds, 1),
         "ms each": round(1000 * seconds / len(problems), 1),
+    }
+
+
+# The same verdict every time.
+
+
+@contextmanager
+def busy(number: int) -> Iterator[None]:
+    """So many processes that only compute."""
+    command = [sys.executable, "-c", "while True: pass"]
+    running = [subprocess.Popen(command) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def repeated(name: str, problems: list[Problem], repeat: int, load: int) -> Row:
+    """Every reference on its own problem and on the next one, again and again."""
+    turned = [*problems[1:], *problems[:1]]
+    pairs = [(x, reference(x)) for x in problems]
+    pairs += [(x, reference(y)) for x, y in zip(problems, turned, strict=True)]
+    rounds, again = [], 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in range(repeat):
+            found = list(pool.map(lambda pair: judge(*pair), pairs))
+            rounds.append([[(x.outcome, x.error) for x in v.results] for v in found])
+            again += sum(verdict.retried for verdict in found)
+    other = [
+        i for i, x in enumerate(zip(*rounds, strict=True)) if any(y != x[0] for y in x)
+    ]
+    for i in other:
+        told = {json.dumps(verdicts[i]) for verdicts in rounds}
+        print(f"{name} {pairs[i][0].id}: {' or '.join(told)}", file=sys.stderr)
+    return {
+        "problems of": name,
+        "programs": len(pairs),
+        "passed": sum(all(o == "passed" for o, _ in x) for x in rounds[0]),
+        "rounds": repeat,
+        "busy processes": load,
+        "run again": again,
+        "not always the same": len(other),
     }
 
 

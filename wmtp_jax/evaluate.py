@@ -15,6 +15,7 @@ RESULTS/TASK.jsonl. Stopped, the same command goes on.
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,34 @@ from shared.config.fields import MachineConfig
 from shared.decoding.requests import DRAFTERS, Sampling
 from shared.evaluation import asked as command
 from shared.evaluation.contaminated import count_contaminated
-from shared.evaluation.kept_results import KeptResults
-from shared.evaluation.levels import SandboxError
+from shared.evaluation.levels import Level, SandboxError
 from shared.evaluation.loading import load_problems
 from shared.evaluation.probe import level_for
+from shared.evaluation.problems import Problem
 from shared.evaluation.report import Report, keep_validation
-from shared.evaluation.solutions import form_that_fits
+from shared.evaluation.solutions import Measure, form_that_fits
 from shared.evaluation.verdicts import Limits
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
-from shared.tracking.console import Progress
 from wmtp_jax import NAME
 
 ENOUGH = 16  # samples from which a pass@k says something
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a model is asked with.
+
+    Attributes:
+      engine: writes programs, if any are to be.
+      measure: of solutions and documents, if they are to be measured.
+      known: of the settings of every task.
+    """
+
+    model: Any
+    engine: Any
+    measure: Measure | None
+    known: dict[str, Any]
 
 
 def run(asked: argparse.Namespace) -> None:
@@ -52,10 +68,29 @@ def run(asked: argparse.Namespace) -> None:
     level = level_for(unsafe=asked.unsafe_execution) if what.written else None
     folder = asked.to or command.default_folder(asked.model)
     report = Report(folder, asked.model, asked.k if what.written else [], asked.against)
+    tools = load_tools(asked, what)
+    for task, of in problems.items():
+        evaluate_task(task, of, asked, what, sampling, level, tools, report)
+    if what.validation and tools.measure is not None:
+        cfg, source = tools.model.cfg, what.validation_source
+        keep_validation(
+            report, source, tools.model.tokenizer, cfg.max_positions, cfg.vocab_size,
+            tools.measure, tools.known,
+        )  # fmt: skip
+    report.show()
+    if level is not None:
+        console.say(f"sandbox: {level.name}")
+    if what.written and 1 < asked.samples < ENOUGH:
+        console.say(f"pass@k is better told from {ENOUGH} samples or more (--samples)")
+    report.track(asked.tracking)
+
+
+def load_tools(asked: argparse.Namespace, what: command.Asked) -> Tools:
+    """Reads the model, and makes what it is asked with."""
     from wmtp_jax.decoding.engine import Engine
     from wmtp_jax.decoding.loaded import load
     from wmtp_jax.decoding.surprise import make_measure
-    from wmtp_jax.evaluating import How, evaluate, weights_digest
+    from wmtp_jax.evaluating import weights_digest
     from wmtp_jax.sharding import keep_programs
 
     keep_programs(asked.compiled)
@@ -72,48 +107,50 @@ def run(asked: argparse.Namespace) -> None:
         "batch_size": asked.rows,
         "versions": command.versions_of("jax"),
     }
-    for task, of in problems.items():
-        most, writes = model.cfg.max_positions, task in what.written
-        form, prompts = form_that_fits(model.tokenizer, most, of, asked.form)
-        how = How(
-            form=form,
-            samples=asked.samples if writes else 0,
-            sampling=sampling,
-            level=level,
-            limits=Limits(cpu_seconds=asked.cpu_seconds),
-        )
-        settings = command.settings_of(
-            of,
-            form,
-            sampling=sampling if writes else None,
-            samples=how.samples,
-            level=level.name if writes and level is not None else "",
-            limits=how.limits,
-            source=what.sources[task],
-            split=asked.split or "test",
-            contaminated=count_contaminated(command.run_of(asked.model), of),
-            **known,
-        )
-        kept = KeptResults(report.file(task), settings, "--to")
-        start = len(kept.results)
-        with Progress(len(of), task, start=start, unit="problem") as progress:
-            evaluate(
-                of, prompts, how, kept, tokenizer=model.tokenizer,
-                engine=engine if writes else None,
-                measure=measure if what.bits else None, progress=progress.update,
-            )  # fmt: skip
-        kept.finish()
-        report.add(task, f"{task} ({form.name})", kept.results, settings)
-    if what.validation and measure is not None:
-        source, cfg = what.validation_source, model.cfg
-        most, rows = cfg.max_positions, cfg.vocab_size
-        keep_validation(report, source, model.tokenizer, most, rows, measure, known)
-    report.show()
-    if level is not None:
-        console.say(f"sandbox: {level.name}")
-    if what.written and 1 < asked.samples < ENOUGH:
-        console.say(f"pass@k is better told from {ENOUGH} samples or more (--samples)")
-    report.track(asked.tracking)
+    return Tools(model, engine, measure, known)
+
+
+def evaluate_task(
+    task: str,
+    problems: list[Problem],
+    asked: argparse.Namespace,
+    what: command.Asked,
+    sampling: Sampling,
+    level: Level | None,
+    tools: Tools,
+    report: Report,
+) -> None:
+    """Finds what is missing of one task, into the report."""
+    from wmtp_jax.evaluating import How, evaluate
+
+    model, writes = tools.model, task in what.written
+    most = model.cfg.max_positions
+    form, prompts = form_that_fits(model.tokenizer, most, problems, asked.form)
+    how = How(
+        form=form,
+        samples=asked.samples if writes else 0,
+        sampling=sampling,
+        level=level,
+        limits=Limits(cpu_seconds=asked.cpu_seconds),
+    )
+    settings = command.settings_of(
+        problems,
+        form,
+        sampling=sampling if writes else None,
+        samples=how.samples,
+        level=level.name if writes and level is not None else "",
+        limits=how.limits,
+        source=what.sources[task],
+        split=asked.split or "test",
+        contaminated=count_contaminated(command.run_of(asked.model), problems),
+        **tools.known,
+    )
+    with report.keeping(task, f"{task} ({form.name})", settings) as (kept, told):
+        evaluate(
+            problems, prompts, how, kept, tokenizer=model.tokenizer,
+            engine=tools.engine if writes else None,
+            measure=tools.measure if what.bits else None, progress=told,
+        )  # fmt: skip
 
 
 def sampling_of(asked: argparse.Namespace) -> Sampling:

@@ -275,7 +275,6 @@ def run(asked: argparse.Namespace) -> None:
         tasks=names,
         task_manager=manager,
         limit=asked.limit or None,
-        bootstrap_iters=0,
     )
     console.say(make_table(found))
     if asked.to:

@@ -18,13 +18,11 @@ from typing import Any
 from shared.config.fields import MachineConfig
 from shared.evaluation import asked as command
 from shared.evaluation.contaminated import count_contaminated
-from shared.evaluation.kept_results import KeptResults
 from shared.evaluation.loading import load_problems
 from shared.evaluation.report import Report, keep_validation
 from shared.evaluation.solutions import bits_of, form_that_fits
 from shared.evaluation.verdicts import Limits
 from shared.run.main import exit_code
-from shared.tracking.console import Progress
 from wmtp_torch_mps import NAME
 
 
@@ -64,14 +62,11 @@ def run(asked: argparse.Namespace) -> None:
             contaminated=count_contaminated(command.run_of(asked.model), of),
             **known,
         )
-        kept = KeptResults(report.file(task), settings, "--to")
-        start = len(kept.results)
-        with Progress(len(of), task, start=start, unit="problem") as progress:
-            for problem, ids in list(zip(of, prompts, strict=True))[start:]:
+        with report.keeping(task, f"{task} ({form.name})", settings) as (kept, told):
+            left = list(zip(of, prompts, strict=True))[len(kept.results) :]
+            for problem, ids in left:
                 kept.add(bits_of(problem, ids, form, tokenizer, measure))
-                progress.update(len(kept.results))
-        kept.finish()
-        report.add(task, f"{task} ({form.name})", kept.results, settings)
+                told(len(kept.results))
     if what.validation:
         source, most, rows = what.validation_source, cfg.max_positions, cfg.vocab_size
         keep_validation(report, source, tokenizer, most, rows, measure, known)

@@ -1,6 +1,7 @@
 """What `evaluate` shows at its end, and where its results stand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,25 @@ class Report:
         self.folder, self.model, self.ks, self.against = folder, model, ks, against
         self._found: dict[str, tuple[str, Sequence[ProblemResult], Settings]] = {}
 
-    def file(self, task: str) -> Path:
-        """Where the lines of a task go."""
-        return self.folder / f"{task}.jsonl"
-
-    def add(
-        self, task: str, name: str, results: Sequence[ProblemResult], settings: Settings
-    ) -> None:
-        """Takes the results of one task.
+    @contextmanager
+    def keeping(
+        self, task: str, name: str, settings: Settings, unit: str = "problem"
+    ) -> Iterator[tuple[KeptResults, Callable[[int], None]]]:
+        """What is kept of a task, and what is told how many are; finished at the end.
 
         Args:
           name: what its rows are called.
+          unit: what one result is of.
+
+        Raises:
+          ValueError: as `KeptResults`.
         """
-        self._found[task] = name, results, settings
+        kept = KeptResults(self.folder / f"{task}.jsonl", settings, "--to")
+        number, start = settings.num_problems, len(kept.results)
+        with Progress(number, task, start=start, unit=unit) as progress:
+            yield kept, progress.update
+        kept.finish()
+        self._found[task] = name, kept.results, settings
 
     def show(self) -> None:
         """The tables: tasks, heads, differences to other results; contamination."""
@@ -124,11 +131,7 @@ def keep_validation(
         limits={},
         **known,
     )
-    kept = KeptResults(report.file(task), settings, "--to")
-    start = len(kept.results)
-    with Progress(len(documents), task, start=start, unit="document") as progress:
-        for document in documents[start:]:
+    with report.keeping(task, task, settings, "document") as (kept, told):
+        for document in documents[len(kept.results) :]:
             kept.add(measure_document(document, tokenizer, measure))
-            progress.update(len(kept.results))
-    kept.finish()
-    report.add(task, task, kept.results, settings)
+            told(len(kept.results))

@@ -54,7 +54,7 @@ ONLY = {
     "flax": {"wmtp_jax/model.py"},
     "orbax": {"wmtp_jax/checkpoint.py"},
     "yaml": {"shared/config/layers.py", "shared/config/original_names.py"},
-    "lm_eval": {"wmtp_jax/harness.py"},
+    "lm_eval": {"wmtp_jax/harness.py", "wmtp_jax/harness_model.py"},
     "starlette": {"wmtp_jax/serving.py", "wmtp_jax/http_server.py"},
     "uvicorn": {"wmtp_jax/http_server.py"},
 }

@@ -1,0 +1,224 @@
+"""A model of ours as lm-evaluation-harness asks it."""
+
+import json
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from shared.config.fields import MachineConfig
+from shared.decoding.requests import Request, Sampling
+from shared.tracking.console import Progress
+from wmtp_jax.decoding.engine import Engine
+from wmtp_jax.decoding.loaded import load
+from wmtp_jax.decoding.surprise import make_measure
+from wmtp_jax.generate import answers
+
+OURS = "wmtp_"  # what the names of our tasks begin with
+MAX_GEN_TOKS = 256  # the harness's own default
+SAMPLING = {"temperature", "top_p", "top_k", "min_p"}
+IGNORED = {"do_sample", "until", "max_gen_toks"}
+
+
+def is_ours(request: Any) -> bool:
+    """Whether a request is of a task of ours."""
+    return str(request.task_name).startswith(OURS)
+
+
+class WMTP(TemplateLM):
+    """A model of ours as the harness asks it; answers come in the order of requests.
+
+    A text is encoded as at use, with the tokenizer's BOS where it adds one. A prompt of
+    our own tasks keeps the white space at its end, where the harness would count it to
+    what follows; then numbers are those of `python -m wmtp_jax.evaluate`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        rows: int = 16,
+        drafter: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Loads a run, a checkpoint, a Hugging Face folder or a hub name.
+
+        Args:
+          rows: texts that are written at once.
+          drafter: as of `Engine`.
+          seed: of the first request that is sampled; the others count on.
+
+        Raises:
+          ValueError: if it is none of them.
+        """
+        super().__init__()
+        loaded = load(model, MachineConfig(dtype=dtype))  # type: ignore[arg-type]
+        self.model, self.seed = loaded, seed
+        self.engine = Engine(loaded, rows=rows, drafter=drafter)
+        self.measure = make_measure(loaded, self.engine.prompts)
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.model.tokenizer.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that nothing stands before."""
+        bos = self.model.tokenizer.implementation.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        return self.model.cfg.max_positions
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.model.tokenizer.digest
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        tokenizer = self.model.tokenizer
+        spells = add_special_tokens is False
+        return tokenizer.spell(string) if spells else tokenizer.encode(string)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self.model.tokenizer.implementation.chat_template
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        implementation = self.model.tokenizer.implementation
+        return implementation.apply_chat_template(
+            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+
+    def loglikelihood(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation, and whether greedy decoding says it."""
+        pairs: list[Any] = []
+        for request in requests:
+            context, continuation = request.args
+            if is_ours(request):
+                ids = self._at_the_seam(context, continuation)
+            elif context:
+                ids = self._encode_pair(context, continuation)
+            else:
+                own = self.tok_encode(continuation, add_special_tokens=False)
+                begins = own[:1] == [self.prefix_token_id]
+                ids = (own[:1], own[1:]) if begins else ([self.prefix_token_id], own)
+            pairs.append(((context, continuation), *ids))
+        return self._loglikelihood_tokens(pairs)
+
+    def _at_the_seam(self, prompt: str, text: str) -> tuple[list[int], list[int]]:
+        """As `shared/evaluation/solutions.py` splits prompt and solution."""
+        ids = self.tok_encode(prompt)
+        together = self.tok_encode(prompt + text)
+        if len(together) > len(ids) and together[: len(ids)] == ids:
+            return ids, together[len(ids) :]
+        return ids, self.tok_encode(text, add_special_tokens=False)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Contexts that are too long lose their beginning."""
+        found = []
+        with Progress(len(requests), "loglikelihood", unit="text") as progress:
+            for key, context, text in requests:
+                if len(text) > self.max_length:
+                    raise ValueError(
+                        "a text whose probability is asked for must have at most the "
+                        f"model's {self.max_length} tokens, got {len(text)}"
+                    )
+                head = self.measure(context[-(self.max_length + 1 - len(text)) :], text)
+                found.append((-head[0].nll, head[0].right == head[0].targets))
+                if key is not None:
+                    self.cache_hook.add_partial("loglikelihood", key, found[-1])
+                progress.update(len(found))
+        return found
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-probability of each whole text, every token predicted once."""
+        windows, number_of = [], []
+        for number, request in enumerate(requests):
+            (text,) = request.args
+            for window in get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            ):
+                windows.append((None, *make_disjoint_window(window)))
+                number_of.append(number)
+        found = [0.0] * len(requests)
+        answered = self._loglikelihood_tokens(windows)
+        for number, (value, _) in zip(number_of, answered, strict=True):
+            found[number] += value
+        return found
+
+    def generate_until(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[str]:
+        """A text for each request, up to one of its stop strings.
+
+        Requests that are the same are samples of one, with noise of their own each.
+        """
+        where: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            key = json.dumps((*request.args, is_ours(request)))
+            where.setdefault(key, []).append(number)
+        asked = [
+            self._request(*json.loads(key), len(numbers), self.seed + i)
+            for i, (key, numbers) in enumerate(where.items())
+        ]
+        found = [""] * len(requests)
+        with Progress(len(asked), "generate", unit="prompt") as progress:
+            written = answers(self.engine, asked, False)
+            pairs = zip(where.values(), written, strict=True)
+            for done, (numbers, samples) in enumerate(pairs, 1):
+                for number, sample in zip(numbers, cycle(samples), strict=False):
+                    found[number] = sample["text"]
+                    args = requests[number].args
+                    self.cache_hook.add_partial("generate_until", args, found[number])
+                progress.update(done)
+        return found
+
+    def _request(
+        self, context: str, kwargs: dict[str, Any], own: bool, samples: int, seed: int
+    ) -> Request:
+        """What the engine is asked; a context that is too long loses its beginning.
+
+        As in the harness a sample always has room for all its tokens; in our own tasks
+        (`own`) a prompt stays whole where the model can read it.
+        """
+        given: dict[str, Any] = dict(normalize_gen_kwargs(kwargs, MAX_GEN_TOKS))
+        if unknown := sorted(given.keys() - SAMPLING - IGNORED):
+            known = ", ".join(sorted(SAMPLING | IGNORED))
+            raise ValueError(
+                f"generation_kwargs must be of {known}, got {', '.join(unknown)}"
+            )
+        most = given["max_gen_toks"]
+        room = self.max_length - (1 if own else most)
+        if room < 1:
+            raise ValueError(
+                f"max_gen_toks must be below the model's {self.max_length} tokens, got "
+                f"{most}"
+            )
+        drawn = {name: given[name] for name in SAMPLING & given.keys()}
+        return Request(
+            prompt=tuple((self.tok_encode(context) or [self.prefix_token_id])[-room:]),
+            samples=samples if drawn.get("temperature") else 1,  # all are the same
+            sampling=Sampling(
+                **drawn,
+                seed=seed % 2**32,
+                stop=tuple(x for x in given["until"] if x),
+                max_tokens=most,
+            ),
+        )

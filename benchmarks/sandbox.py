@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runs import options_parser, print_table
-from shared.evaluation.assertions import taken_apart
-from shared.evaluation.levels import LADDER
-from shared.evaluation.loading import load_problems
-from shared.evaluation.probe import strongest
-from shared.evaluation.problems import Problem, judge, reference
 from shared.evaluation.sandbox import run_cases, run_tests
-from shared.evaluation.scripts import Case
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import Problem, judge, reference
 from shared.evaluation.verdicts import Verdict
+from shared.evaluation.walls.assertions import taken_apart
+from shared.evaluation.walls.levels import LADDER
+from shared.evaluation.walls.probe import strongest
+from shared.evaluation.walls.scripts import Case
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]

@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from shared.evaluation import kept_results
 from shared.evaluation.asked import default_folder
-from shared.evaluation.loading import load_problems
-from shared.evaluation.prompts import find_form
+from shared.evaluation.results import kept as kept_results
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.prompts import find_form
 from tests.started import folder_of
 from wmtp_jax import evaluate, evaluating
 
@@ -27,8 +27,8 @@ def base(tmp_path_factory):
 @pytest.fixture
 def run(base, tmp_path, monkeypatch):
     """The command on it, into `tmp_path`; with a small form, so that it is short."""
-    monkeypatch.setattr("shared.evaluation.prompts.FORMS", SHORT_FORMS)
-    monkeypatch.setattr("shared.evaluation.solutions.FORMS", SHORT_FORMS)
+    monkeypatch.setattr("shared.evaluation.tasks.prompts.FORMS", SHORT_FORMS)
+    monkeypatch.setattr("shared.evaluation.tasks.solutions.FORMS", SHORT_FORMS)
 
     def main(*options):
         place = ["--model", base, "--to", tmp_path / "found", "--rows", 4]
@@ -172,7 +172,7 @@ def test_results_go_into_the_run_that_is_evaluated(tmp_path):
 
 
 def test_without_walls_nothing_runs(run, monkeypatch, capsys):
-    from shared.evaluation.levels import SandboxError
+    from shared.evaluation.walls.levels import SandboxError
 
     def none(*, unsafe):
         raise SandboxError("no wall holds here (--unsafe-execution runs without)")

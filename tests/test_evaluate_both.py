@@ -13,12 +13,12 @@ import wmtp_torch_mps.train
 from shared.config.fields import Config, MachineConfig
 from shared.config.layers import build, dump_config
 from shared.data.tokenizer import load_tokenizer
-from shared.evaluation.contaminated import count_contaminated
-from shared.evaluation.kept_results import read_results, read_settings
-from shared.evaluation.loading import load_problems
-from shared.evaluation.results import ProblemResult, nll_per_head
+from shared.evaluation.results.kept import read_results, read_settings
+from shared.evaluation.results.of_problems import ProblemResult, nll_per_head
+from shared.evaluation.tasks.contaminated import count_contaminated
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.validation import spans_of
 from shared.evaluation.tracked import track
-from shared.evaluation.validation import spans_of
 from shared.head_types import HEAD_TYPES
 from tests import tracked, trained
 from tests.cases import shorter
@@ -173,7 +173,7 @@ def test_results_in_mlflow(folder, tmp_path):
 
 
 def test_a_line_without_measures(tmp_path):
-    from shared.evaluation.kept_results import _to_line, _to_result
+    from shared.evaluation.results.kept import _to_line, _to_result
 
     empty = ProblemResult(id="a")
     assert _to_result(_to_line(empty), "here") == empty

@@ -13,8 +13,8 @@ from shared.config.layers import build
 from shared.data.tokenizer import load_tokenizer
 from shared.evaluation import in_training
 from shared.evaluation.in_training import InTraining, read_parts
-from shared.evaluation.kept_results import read_results
-from shared.evaluation.results import ProblemResult, bits_per_byte
+from shared.evaluation.results.kept import read_results
+from shared.evaluation.results.of_problems import ProblemResult, bits_per_byte
 from tests import trained
 
 JAX = (wmtp_jax.train, wmtp_jax.evaluate)

@@ -22,14 +22,14 @@ from typing import Any
 from shared.config.fields import MachineConfig
 from shared.decoding.requests import DRAFTERS, Sampling
 from shared.evaluation import asked as command
-from shared.evaluation.contaminated import count_contaminated
-from shared.evaluation.levels import Level, SandboxError
-from shared.evaluation.loading import load_problems
-from shared.evaluation.probe import level_for
-from shared.evaluation.problems import Problem
 from shared.evaluation.report import Report, keep_validation
-from shared.evaluation.solutions import Measure, form_that_fits
+from shared.evaluation.tasks.contaminated import count_contaminated
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import Problem
+from shared.evaluation.tasks.solutions import Measure, form_that_fits
 from shared.evaluation.verdicts import Limits
+from shared.evaluation.walls.levels import Level, SandboxError
+from shared.evaluation.walls.probe import level_for
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from wmtp_jax import NAME

@@ -18,13 +18,13 @@ import numpy as np
 
 from shared.data.tokenizer import Tokenizer
 from shared.decoding.requests import Request, Sampling
-from shared.evaluation.kept_results import KeptResults
-from shared.evaluation.levels import Level
-from shared.evaluation.problems import Problem, judge
-from shared.evaluation.prompts import PromptForm
-from shared.evaluation.results import ProblemResult, judged
-from shared.evaluation.solutions import Measure, bits_of
+from shared.evaluation.results.kept import KeptResults
+from shared.evaluation.results.of_problems import ProblemResult, judged
+from shared.evaluation.tasks.problems import Problem, judge
+from shared.evaluation.tasks.prompts import PromptForm
+from shared.evaluation.tasks.solutions import Measure, bits_of
 from shared.evaluation.verdicts import Limits, Verdict
+from shared.evaluation.walls.levels import Level
 from wmtp_jax.decoding.engine import Engine
 from wmtp_jax.decoding.loaded import Loaded
 from wmtp_jax.generate import answers

@@ -116,7 +116,7 @@ class WMTP(TemplateLM):
         return self._loglikelihood_tokens(pairs)
 
     def _at_the_seam(self, prompt: str, text: str) -> tuple[list[int], list[int]]:
-        """As `shared/evaluation/solutions.py` splits prompt and solution."""
+        """As `shared/evaluation/tasks/solutions.py` splits prompt and solution."""
         ids = self.tok_encode(prompt)
         together = self.tok_encode(prompt + text)
         if len(together) > len(ids) and together[: len(ids)] == ids:

@@ -11,7 +11,7 @@ from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.decoding.requests import Sampling
 from shared.evaluation.in_training import InTraining, Part
-from shared.evaluation.results import ProblemResult
+from shared.evaluation.results.of_problems import ProblemResult
 from shared.evaluation.verdicts import Limits
 from shared.huggingface.layers import layers_of
 from wmtp_jax.decoding.engine import Engine

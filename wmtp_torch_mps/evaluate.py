@@ -17,10 +17,10 @@ from typing import Any
 
 from shared.config.fields import MachineConfig
 from shared.evaluation import asked as command
-from shared.evaluation.contaminated import count_contaminated
-from shared.evaluation.loading import load_problems
 from shared.evaluation.report import Report, keep_validation
-from shared.evaluation.solutions import bits_of, form_that_fits
+from shared.evaluation.tasks.contaminated import count_contaminated
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.solutions import bits_of, form_that_fits
 from shared.evaluation.verdicts import Limits
 from shared.run.main import exit_code
 from wmtp_torch_mps import NAME

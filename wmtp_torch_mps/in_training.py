@@ -6,8 +6,8 @@ from typing import Any
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.evaluation.in_training import InTraining, Part
-from shared.evaluation.results import ProblemResult
-from shared.evaluation.solutions import bits_of
+from shared.evaluation.results.of_problems import ProblemResult
+from shared.evaluation.tasks.solutions import bits_of
 from wmtp_torch_mps.model import WMTP
 from wmtp_torch_mps.surprise import make_measure
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from shared.evaluation.results import HeadMeasure
-from shared.evaluation.solutions import Measure
+from shared.evaluation.results.of_problems import HeadMeasure
+from shared.evaluation.tasks.solutions import Measure
 from wmtp_torch_mps.heads import head_states, unembeddings
 from wmtp_torch_mps.model import WMTP, forward
 from wmtp_torch_mps.precision import multiplying, rounds_by_hand

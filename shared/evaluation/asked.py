@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from shared.decoding.requests import Sampling
-from shared.evaluation.kept_results import Settings
-from shared.evaluation.problems import Problem, Task
-from shared.evaluation.prompts import PromptForm
+from shared.evaluation.results.kept import Settings
+from shared.evaluation.tasks.problems import Problem, Task
+from shared.evaluation.tasks.prompts import PromptForm
 from shared.evaluation.verdicts import Limits
 from shared.run.main import home_path
 from shared.state.run_folder import find, named_step

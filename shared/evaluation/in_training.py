@@ -16,13 +16,17 @@ from typing import Any
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
-from shared.evaluation.levels import Level, SandboxError
-from shared.evaluation.loading import load_problems
-from shared.evaluation.probe import level_for
-from shared.evaluation.problems import Problem
-from shared.evaluation.prompts import FORMS, PromptForm
-from shared.evaluation.results import ProblemResult, bits_per_byte, pass_values
-from shared.evaluation.solutions import prompt_tokens
+from shared.evaluation.results.of_problems import (
+    ProblemResult,
+    bits_per_byte,
+    pass_values,
+)
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import Problem
+from shared.evaluation.tasks.prompts import FORMS, PromptForm
+from shared.evaluation.tasks.solutions import prompt_tokens
+from shared.evaluation.walls.levels import Level, SandboxError
+from shared.evaluation.walls.probe import level_for
 
 log = logging.getLogger("wmtp")
 BITS = "bits"

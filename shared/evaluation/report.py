@@ -7,12 +7,12 @@ from typing import Any
 
 from shared.data.tokenizer import Tokenizer
 from shared.evaluation import asked as command
-from shared.evaluation import table
-from shared.evaluation.kept_results import KeptResults, Settings, read_results
-from shared.evaluation.results import ProblemResult
-from shared.evaluation.solutions import Measure
+from shared.evaluation.results import table
+from shared.evaluation.results.kept import KeptResults, Settings, read_results
+from shared.evaluation.results.of_problems import ProblemResult
+from shared.evaluation.tasks.solutions import Measure
+from shared.evaluation.tasks.validation import load_validation, measure_document
 from shared.evaluation.tracked import metrics_of, track
-from shared.evaluation.validation import load_validation, measure_document
 from shared.tracking import console
 from shared.tracking.console import Progress
 

@@ -28,14 +28,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from shared.evaluation import definitions as defined
-from shared.evaluation.alone import TURNS
-from shared.evaluation.assertions import taken_apart
-from shared.evaluation.levels import Level
-from shared.evaluation.probe import level_for
-from shared.evaluation.scripts import Case, run_case
-from shared.evaluation.session import Run, Session, Task, Test, exhausted
 from shared.evaluation.verdicts import Limits, Result, Verdict
+from shared.evaluation.walls import definitions as defined
+from shared.evaluation.walls.alone import TURNS
+from shared.evaluation.walls.assertions import taken_apart
+from shared.evaluation.walls.levels import Level
+from shared.evaluation.walls.probe import level_for
+from shared.evaluation.walls.scripts import Case, run_case
+from shared.evaluation.walls.session import Run, Session, Task, Test, exhausted
 
 SLACK = 2  # a run beside others may use so many times its seconds of the processor
 

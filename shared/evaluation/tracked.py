@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shared.config.fields import Config, TrackingConfig
 from shared.config.layers import load_config
-from shared.evaluation.results import (
+from shared.evaluation.results.of_problems import (
     ProblemResult,
     bits_per_byte,
     nll_per_head,

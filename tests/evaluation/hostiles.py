@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.evaluation.levels import Level
 from shared.evaluation.sandbox import run_tests
 from shared.evaluation.verdicts import Limits, Verdict
+from shared.evaluation.walls.levels import Level
 from tests.evaluation.world import World
 
 FOLDER = Path(__file__).parent / "hostile"

@@ -15,10 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shared.evaluation.inside import namespaces
-from shared.evaluation.inside.kernel import PR_SET_DUMPABLE, checked, libc
-from shared.evaluation.levels import LADDER, Level
-from shared.evaluation.probe import weakness
+from shared.evaluation.walls.inside import namespaces
+from shared.evaluation.walls.inside.kernel import PR_SET_DUMPABLE, checked, libc
+from shared.evaluation.walls.levels import LADDER, Level
+from shared.evaluation.walls.probe import weakness
 from tests.evaluation.hostiles import attempt, hostiles
 from tests.evaluation.world import World
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.evaluation.assertions import taken_apart
-from shared.evaluation.definitions import names, of_tests
+from shared.evaluation.walls.assertions import taken_apart
+from shared.evaluation.walls.definitions import names, of_tests
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

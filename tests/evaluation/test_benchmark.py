@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from benchmarks import sandbox
-from shared.evaluation.levels import SandboxError
-from shared.evaluation.probe import strongest
+from shared.evaluation.walls.levels import SandboxError
+from shared.evaluation.walls.probe import strongest
 
 try:
     strongest()

@@ -2,10 +2,10 @@
 
 import pytest
 
-from shared.evaluation.levels import SandboxError
-from shared.evaluation.probe import strongest
 from shared.evaluation.sandbox import run_tests
 from shared.evaluation.verdicts import Limits
+from shared.evaluation.walls.levels import SandboxError
+from shared.evaluation.walls.probe import strongest
 
 try:
     strongest()
@@ -96,7 +96,7 @@ def test_definitions_are_not_the_programs():
 def test_a_program_sees_only_its_arguments():
     """All that reaches it is kept, and holds neither test nor expected value."""
     program = (
-        "import sys\nworker = sys.modules['shared.evaluation.inside.worker']\n"
+        "import sys\nworker = sys.modules['shared.evaluation.walls.inside.worker']\n"
         "seen, old = [], worker.frames.read\n"
         "def read(pipe):\n    seen.append(old(pipe))\n    return seen[-1]\n"
         "worker.frames.read = read\n"

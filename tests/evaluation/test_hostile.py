@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.evaluation.levels import LADDER, SandboxError
-from shared.evaluation.probe import strongest, weakness
+from shared.evaluation.walls.levels import LADDER, SandboxError
+from shared.evaluation.walls.probe import strongest, weakness
 from tests.cases import shorter
 from tests.evaluation.hostiles import FAMILIES, attempt, hostiles, some_of_each
 from tests.evaluation.world import World

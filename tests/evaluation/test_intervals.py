@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shared.evaluation.intervals import (
+from shared.evaluation.results.intervals import (
     difference_interval,
     mean_interval,
     smallest_difference,

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from shared.evaluation.pass_at_k import mean_pass_at_k, pass_at_k
+from shared.evaluation.results.pass_at_k import mean_pass_at_k, pass_at_k
 
 
 @pytest.mark.parametrize("n", range(1, 9))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.evaluation.inside import worker
-from shared.evaluation.inside.plain_data import parse, read, source
-from shared.evaluation.inside.spelling import DEEPEST, Odd, spell
+from shared.evaluation.walls.inside import worker
+from shared.evaluation.walls.inside.plain_data import parse, read, source
+from shared.evaluation.walls.inside.spelling import DEEPEST, Odd, spell
 
 HASHABLE = st.recursive(
     st.none()

@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from shared.evaluation.levels import SandboxError
-from shared.evaluation.loading import load_problems
-from shared.evaluation.probe import strongest
-from shared.evaluation.problems import judge, reference
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import judge, reference
+from shared.evaluation.walls.levels import SandboxError
+from shared.evaluation.walls.probe import strongest
 from tests import repositories
 from tests.repositories import contests, mbpp, mbpp_folder
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from shared.data.examples import read_examples
-from shared.evaluation.loading import load_problems
-from shared.evaluation.problems import reference
-from shared.evaluation.prompts import FORMS, cut, fenced, find_form, shots
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import reference
+from shared.evaluation.tasks.prompts import FORMS, cut, fenced, find_form, shots
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 # sha256 of the JSON list of prompts that the harnesses' own templates and functions

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sandbox import read_problems
-from shared.evaluation.levels import SandboxError
-from shared.evaluation.probe import strongest
-from shared.evaluation.problems import judge, reference
+from shared.evaluation.tasks.problems import judge, reference
 from shared.evaluation.verdicts import Limits
+from shared.evaluation.walls.levels import SandboxError
+from shared.evaluation.walls.probe import strongest
 
 try:
     strongest()

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from shared.evaluation.intervals import mean_interval, wilson
-from shared.evaluation.kept_results import (
+from shared.evaluation.results.intervals import mean_interval, wilson
+from shared.evaluation.results.kept import (
     KeptResults,
     Settings,
     read_results,
     read_settings,
 )
-from shared.evaluation.results import (
+from shared.evaluation.results.of_problems import (
     Completion,
     HeadMeasure,
     ProblemResult,
@@ -22,7 +22,7 @@ from shared.evaluation.results import (
     pass_values,
     total_bits_per_byte,
 )
-from shared.evaluation.table import (
+from shared.evaluation.results.table import (
     difference_row,
     pass_interval,
     table_columns,

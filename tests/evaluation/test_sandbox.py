@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.evaluation import child, probe, sandbox
-from shared.evaluation.levels import LADDER, UNSAFE, Level, SandboxError
-from shared.evaluation.probe import level_for, strongest, weakness
+from shared.evaluation import sandbox
 from shared.evaluation.sandbox import run_cases, run_tests
-from shared.evaluation.scripts import Case
-from shared.evaluation.session import Run
 from shared.evaluation.verdicts import Limits, Result
+from shared.evaluation.walls import child, probe
+from shared.evaluation.walls.levels import LADDER, UNSAFE, Level, SandboxError
+from shared.evaluation.walls.probe import level_for, strongest, weakness
+from shared.evaluation.walls.scripts import Case
+from shared.evaluation.walls.session import Run
 
 try:
     strongest()

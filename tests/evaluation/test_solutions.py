@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.evaluation.levels import SandboxError
-from shared.evaluation.loading import load_problems
-from shared.evaluation.probe import strongest
-from shared.evaluation.problems import judge
-from shared.evaluation.prompts import FORMS
 from shared.evaluation.sandbox import run_tests
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import judge
+from shared.evaluation.tasks.prompts import FORMS
 from shared.evaluation.verdicts import Limits
+from shared.evaluation.walls.levels import SandboxError
+from shared.evaluation.walls.probe import strongest
 
 try:
     strongest()
@@ -57,7 +57,9 @@ def test_those_of_the_minis_pass(task):
 
 
 def test_the_shots_pass():
-    text = files("shared.evaluation").joinpath("mbpp_shots.json").read_text("utf-8")
+    text = (
+        files("shared.evaluation.tasks").joinpath("mbpp_shots.json").read_text("utf-8")
+    )
     for row in json.loads(text)["shots"]:
         assert run_tests(row["code"], row["test_list"], LIMITS).passed, row["task_id"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from shared.evaluation.kept_results import read_results
-from shared.evaluation.prompts import find_form
-from shared.evaluation.results import bits_per_byte
+from shared.evaluation.results.kept import read_results
+from shared.evaluation.results.of_problems import bits_per_byte
+from shared.evaluation.tasks.prompts import find_form
 from tests.started import folder_of
 
 with warnings.catch_warnings():

@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.config.model import ModelConfig
 from shared.decoding.requests import Request
-from shared.evaluation.results import HeadMeasure
+from shared.evaluation.results.of_problems import HeadMeasure
 from wmtp_jax.decoding import decoder, draft_heads
 from wmtp_jax.decoding.decoder import Cache, Params
 from wmtp_jax.decoding.loaded import Loaded, without_heads

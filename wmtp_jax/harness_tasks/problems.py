@@ -9,12 +9,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from shared.evaluation.levels import SandboxError
-from shared.evaluation.loading import load_problems
-from shared.evaluation.probe import level_for
-from shared.evaluation.problems import Problem, judge
-from shared.evaluation.prompts import find_form
-from shared.evaluation.scripts import Case
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import Problem, judge
+from shared.evaluation.tasks.prompts import find_form
+from shared.evaluation.walls.levels import SandboxError
+from shared.evaluation.walls.probe import level_for
+from shared.evaluation.walls.scripts import Case
 
 Document = dict[str, Any]
 
@@ -25,7 +25,7 @@ def load(
     """The documents of a task.
 
     Args:
-      form: of the prompt, one of `shared/evaluation/prompts.py`.
+      form: of the prompt, one of `shared/evaluation/tasks/prompts.py`.
       source, split: as of `python -m wmtp_jax.evaluate`.
 
     Raises:

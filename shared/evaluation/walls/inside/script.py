@@ -7,7 +7,7 @@ is in buffers is written, the status says whether the program failed.
 import os
 import sys
 
-from shared.evaluation.inside import frames
+from shared.evaluation.walls.inside import frames
 
 NAME = "__main__"
 

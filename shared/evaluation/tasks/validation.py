@@ -17,8 +17,8 @@ from shared.config.layers import load_config
 from shared.data.documents import Split, load_examples, load_splits
 from shared.data.tokenised import Document, check_rows
 from shared.data.tokenizer import Tokenizer
-from shared.evaluation.results import HeadMeasure, ProblemResult
-from shared.evaluation.solutions import Measure
+from shared.evaluation.results.of_problems import HeadMeasure, ProblemResult
+from shared.evaluation.tasks.solutions import Measure
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import time
 from dataclasses import dataclass
 
-from shared.evaluation.child import Child, Stopped
-from shared.evaluation.inside import frames
-from shared.evaluation.levels import Level
-from shared.evaluation.outputs import same_output
-from shared.evaluation.session import Run, ended_by, exhausted, shown
 from shared.evaluation.verdicts import Limits, Outcome, Result
+from shared.evaluation.walls.child import Child, Stopped
+from shared.evaluation.walls.inside import frames
+from shared.evaluation.walls.levels import Level
+from shared.evaluation.walls.outputs import same_output
+from shared.evaluation.walls.session import Run, ended_by, exhausted, shown
 
 
 @dataclass(frozen=True)

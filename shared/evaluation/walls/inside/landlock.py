@@ -8,7 +8,7 @@ import os
 import stat
 import struct
 
-from shared.evaluation.inside.kernel import checked, libc
+from shared.evaluation.walls.inside.kernel import checked, libc
 
 CREATE, ADD, RESTRICT = 444, 445, 446  # the same numbers on every machine
 VERSION, BENEATH = 1, 1

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from shared.evaluation.problems import Problem, Task, reference
+from shared.evaluation.tasks.problems import Problem, Task, reference
 
 SHOWN_TESTS = 3  # of MBPP's, in the form of its paper; a few problems have more
 BLOCK = re.compile(
@@ -88,7 +88,8 @@ def fenced(text: str) -> str:
 @cache
 def shots() -> str:
     """MBPP's problems 2, 3 and 4 with their solutions, whose lines end in `\\r\\n`."""
-    text = files("shared.evaluation").joinpath("mbpp_shots.json").read_text("utf-8")
+    file = files("shared.evaluation.tasks").joinpath("mbpp_shots.json")
+    text = file.read_text("utf-8")
     return "".join(
         _asked(row["text"], row["test_list"]) + f"{row['code']}\n[DONE]\n\n"
         for row in json.loads(text)["shots"]

@@ -8,7 +8,7 @@ import sys
 
 sys.path.append(os.path.abspath(__file__).rsplit("/shared/", 1)[0])
 
-from shared.evaluation.inside.start import main
+from shared.evaluation.walls.inside.start import main
 
 if __name__ == "__main__":
     main()

@@ -18,8 +18,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from shared.evaluation.inside import frames, worker
-from shared.evaluation.inside.plain_data import PATH, parse, read, source
+from shared.evaluation.walls.inside import frames, worker
+from shared.evaluation.walls.inside.plain_data import PATH, parse, read, source
 
 CHANGES = "__changes__"  # called where only what a call changes can matter
 MODULES = sys.stdlib_module_names

@@ -9,7 +9,7 @@ memory.
 import os
 import struct
 
-from shared.evaluation.inside.kernel import PR_SET_DUMPABLE, checked, libc
+from shared.evaluation.walls.inside.kernel import PR_SET_DUMPABLE, checked, libc
 
 MOUNTS, CGROUPS, HOST, IPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 USERS, PROCESSES, NETWORK = 0x10000000, 0x20000000, 0x40000000

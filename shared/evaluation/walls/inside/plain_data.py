@@ -12,7 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from shared.evaluation.inside.spelling import DEEPEST
+from shared.evaluation.walls.inside.spelling import DEEPEST
 
 SAME_HASH = 1000  # values of one dictionary or set that may share theirs
 LONGEST = 200  # characters of a decimal or a fraction

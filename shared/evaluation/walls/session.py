@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from shared.evaluation.assertions import Check
-from shared.evaluation.child import Child, Mode, Stopped
-from shared.evaluation.inside.plain_data import parse, read
-from shared.evaluation.levels import Level
 from shared.evaluation.verdicts import Limits, Outcome, Result
+from shared.evaluation.walls.assertions import Check
+from shared.evaluation.walls.child import Child, Mode, Stopped
+from shared.evaluation.walls.inside.plain_data import parse, read
+from shared.evaluation.walls.levels import Level
 
 ERROR = 200  # characters of an error that are kept
 NOT_RUN = Result(outcome="not run")

@@ -1,7 +1,7 @@
 """Problems of benchmarks as one form, and how a program for one is judged.
 
-from shared.evaluation.loading import load_problems
-from shared.evaluation.problems import judge, reference
+from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.problems import judge, reference
 
 problem = load_problems("mbpp", "minis")[0]
 judge(problem, reference(problem)).passed  # True
@@ -14,10 +14,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from shared.evaluation.levels import Level
 from shared.evaluation.sandbox import run_cases, run_tests
-from shared.evaluation.scripts import Case
 from shared.evaluation.verdicts import Limits, Verdict
+from shared.evaluation.walls.levels import Level
+from shared.evaluation.walls.scripts import Case
 
 Task = Literal["mbpp", "mbpp_plus", "humaneval", "humaneval_plus", "contest"]
 TASKS: tuple[Task, ...] = get_args(Task)

@@ -12,8 +12,8 @@ A program may write answers itself. They are then its answers, and nothing else.
 import os
 import sys
 
-from shared.evaluation.inside import frames
-from shared.evaluation.inside.spelling import Odd, spell, spell_text
+from shared.evaluation.walls.inside import frames
+from shared.evaluation.walls.inside.spelling import Odd, spell, spell_text
 
 NAME = "program"  # not "__main__": what a program does as a script is not asked for
 FILE = "<program>"

@@ -19,8 +19,8 @@ from shared.data.kinds import (
     check_row,
 )
 from shared.data.sources import WHOLE, open_source
-from shared.evaluation.problems import TASKS, Problem, Task
-from shared.evaluation.scripts import Case
+from shared.evaluation.tasks.problems import TASKS, Problem, Task
+from shared.evaluation.walls.scripts import Case
 from shared.messages import named_line
 
 log = logging.getLogger("wmtp")

@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal, Self
 
-from shared.evaluation import scratch, seatbelt
-from shared.evaluation.inside import frames
-from shared.evaluation.levels import Level, SandboxError, readable_paths
 from shared.evaluation.verdicts import Limits, Outcome
-from shared.evaluation.watch import Watch
+from shared.evaluation.walls import scratch, seatbelt
+from shared.evaluation.walls.inside import frames
+from shared.evaluation.walls.levels import Level, SandboxError, readable_paths
+from shared.evaluation.walls.watch import Watch
 
 Mode = Literal["worker", "examiner", "script"]
 LAUNCH = str(Path(__file__).parent / "inside" / "launch.py")
-OURS = str(Path(__file__).parents[1])
+OURS = str(Path(__file__).parents[2])
 PATIENCE = 2.0  # seconds from asking a launcher to end its child to killing it
 GRACE = 0.2  # seconds to end by itself for a child that has closed its answers
 ERRORS = 4096  # bytes of a child's own errors that are read

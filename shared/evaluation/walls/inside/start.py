@@ -11,10 +11,10 @@ import os
 import resource
 import sys
 
-from shared.evaluation.inside import frames
+from shared.evaluation.walls.inside import frames
 
 if sys.platform == "linux":  # now: behind the walls these files are not to be read
-    from shared.evaluation.inside import kernel, landlock, namespaces, seccomp
+    from shared.evaluation.walls.inside import kernel, landlock, namespaces, seccomp
 
 STACK = 8 * 2**20  # bytes, as is usual: how deep C may recurse is then the same
 
@@ -110,11 +110,11 @@ def main() -> None:
     options = dict(word.split("=", 1) for word in sys.argv[1:])
     mode = options["mode"]
     if mode == "examiner":
-        from shared.evaluation.inside.examiner import serve
+        from shared.evaluation.walls.inside.examiner import serve
     elif mode == "script":
-        from shared.evaluation.inside.script import serve
+        from shared.evaluation.walls.inside.script import serve
     else:
-        from shared.evaluation.inside.worker import serve
+        from shared.evaluation.walls.inside.worker import serve
     sys.dont_write_bytecode = True
     try:
         raise_walls(options)

@@ -8,7 +8,7 @@ from shared.config.layers import load_config
 from shared.data.contamination import hold_against, prints_of
 from shared.data.documents import load_examples
 from shared.data.examples import Example
-from shared.evaluation.problems import Problem
+from shared.evaluation.tasks.problems import Problem
 
 log = logging.getLogger("wmtp")
 TRAINED_ON = ("train", "reference")

@@ -9,8 +9,8 @@ import os
 import struct
 import sys
 
-from shared.evaluation.inside.kernel import checked, libc
-from shared.evaluation.inside.system_calls import (
+from shared.evaluation.walls.inside.kernel import checked, libc
+from shared.evaluation.walls.inside.system_calls import (
     NAMESPACES,
     THREAD,
     conditions,

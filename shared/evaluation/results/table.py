@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.evaluation.intervals import (
+from shared.evaluation.results.intervals import (
     Interval,
     difference_interval,
     mean_interval,
@@ -12,7 +12,7 @@ from shared.evaluation.intervals import (
     unpaired_deviation,
     wilson,
 )
-from shared.evaluation.results import (
+from shared.evaluation.results.of_problems import (
     ProblemResult,
     bits_per_byte,
     by_head,

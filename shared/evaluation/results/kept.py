@@ -17,7 +17,7 @@ from typing import Any
 from shared.data.examples import read_lines
 from shared.data.kinds import ID, Kind, Row, check_row
 from shared.decoding.kept_lines import KeptLines
-from shared.evaluation.results import Completion, HeadMeasure, ProblemResult
+from shared.evaluation.results.of_problems import Completion, HeadMeasure, ProblemResult
 from shared.files import write_json
 
 

@@ -6,16 +6,16 @@ import tempfile
 import threading
 from pathlib import Path
 
-from shared.evaluation import seatbelt
-from shared.evaluation.child import Child, Stopped
-from shared.evaluation.levels import (
+from shared.evaluation.verdicts import Limits
+from shared.evaluation.walls import seatbelt
+from shared.evaluation.walls.child import Child, Stopped
+from shared.evaluation.walls.levels import (
     LADDER,
     SEATBELT,
     UNSAFE,
     Level,
     SandboxError,
 )
-from shared.evaluation.verdicts import Limits
 
 # What has to fail, as an expression that is true if it does not. On a Mac the loader
 # reads what a profile cannot close, so that only writing is tried.

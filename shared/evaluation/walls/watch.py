@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from shared.evaluation import scratch
 from shared.evaluation.verdicts import Limits, Outcome
+from shared.evaluation.walls import scratch
 
 EVERY = 0.1  # seconds between two looks
 NEVER = 3600.0

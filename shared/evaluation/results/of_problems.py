@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.evaluation.pass_at_k import pass_at_k
+from shared.evaluation.results.pass_at_k import pass_at_k
 from shared.evaluation.verdicts import Verdict
 
 

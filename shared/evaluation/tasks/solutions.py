@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from shared.data.tokenizer import Tokenizer
 from shared.decoding.prompt_rows import prompt_ids
-from shared.evaluation.problems import Problem
-from shared.evaluation.prompts import FORMS, PromptForm, find_form
-from shared.evaluation.results import HeadMeasure, ProblemResult
+from shared.evaluation.results.of_problems import HeadMeasure, ProblemResult
+from shared.evaluation.tasks.problems import Problem
+from shared.evaluation.tasks.prompts import FORMS, PromptForm, find_form
 
 # `(prompt, text) -> measures`, one of each head. Head k predicts token j of the text
 # from the position j - 1 - k: the first tokens from within the prompt, and none from

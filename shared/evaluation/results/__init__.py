@@ -1,0 +1,1 @@
+"""What was found of each problem, and all that is computed from it."""

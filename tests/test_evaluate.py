@@ -89,6 +89,17 @@ def test_from_a_folder_to_a_table(run, tmp_path, capsys):
     table = shown[shown.index("task ") :]
     assert capsys.readouterr().out.endswith(table)
     assert (found / "mbpp.jsonl").read_bytes() == before
+    other = tmp_path / "other"
+    for name in ("mbpp.jsonl", "mbpp.settings.json"):
+        other.mkdir(exist_ok=True)
+        (other / name).write_text(
+            (found / name).read_text().replace('"bits": ', '"bits": 1')
+        )
+    assert run(*asked, "--against", other) == 0
+    told = capsys.readouterr().out
+    assert f"difference to {other}" in told and "warning" not in told
+    assert run(*asked, "--against", tmp_path) == 0
+    assert "has none of these tasks" in capsys.readouterr().out
     assert run("--tasks", "bits,mbpp", "--limit", 3) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and "num_problems, prompts_digest" in told[0]

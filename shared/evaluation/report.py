@@ -8,7 +8,12 @@ from typing import Any
 from shared.data.tokenizer import Tokenizer
 from shared.evaluation import asked as command
 from shared.evaluation.results import table
-from shared.evaluation.results.kept import KeptResults, Settings, read_results
+from shared.evaluation.results.kept import (
+    KeptResults,
+    Settings,
+    read_results,
+    read_settings,
+)
 from shared.evaluation.results.of_problems import ProblemResult
 from shared.evaluation.tasks.solutions import Measure
 from shared.evaluation.tasks.validation import load_validation, measure_document
@@ -60,23 +65,18 @@ class Report:
 
     def show(self) -> None:
         """The tables: tasks, heads, differences to other results; contamination."""
-        rows, heads, differences = [], [], []
-        for task, (name, results, _) in self._found.items():
+        rows, heads = [], []
+        for name, results, _ in self._found.values():
             ks = self.ks if any(result.n for result in results) else []
             row = table.table_row(name, results, ks)
             missing = len(table.table_columns(self.ks)) - len(row)
             rows.append([*row[:3], *["-"] * missing, *row[3:]])
             heads += table.head_rows(name, results)
-            other = None if self.against is None else self.against / f"{task}.jsonl"
-            if other is not None and other.is_file():
-                pair = results, read_results(other)
-                differences.append(table.difference_row(name, *pair, 1))
         console.table(self.model, table.table_columns(self.ks), rows)
         if heads:
             console.table("heads", table.HEAD_COLUMNS, heads)
         if self.against is not None:
-            title = f"difference to {self.against}"
-            console.table(title, table.DIFFERENCE_COLUMNS, differences)
+            self._show_differences(self.against)
         console.say(table.NOTE)
         if self.ks:
             console.say(table.SHOWN_NOTE)
@@ -86,6 +86,22 @@ class Report:
                     f"contamination: {settings.contaminated} documents that the run "
                     f"was trained on share text with these problems of {task}"
                 )
+
+    def _show_differences(self, other: Path) -> None:
+        """Problem by problem, of the tasks that both folders have."""
+        rows = []
+        for task, (name, results, settings) in self._found.items():
+            file = other / f"{task}.jsonl"
+            if not file.is_file():
+                continue
+            before = read_settings(file).get("prompts_digest")
+            if before not in (None, settings.prompts_digest):
+                console.say(f"warning: {file} is of other prompts than {name}")
+            rows.append(table.difference_row(name, results, read_results(file), 1))
+        if not rows:
+            console.say(f"warning: {other} has none of these tasks to be compared with")
+            return
+        console.table(f"difference to {other}", table.DIFFERENCE_COLUMNS, rows)
 
     def track(self, tracking: str) -> None:
         """Adds all to MLflow, where that is wanted; shows how to look at it."""

@@ -16,7 +16,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.huggingface.tree import to_tensors
 from tests import oracle
-from tests.minis import HEAD_WEIGHT, K, cast, config, first, gap, minis
+from tests.minis import HEAD_WEIGHT, K, cast, first, gap, minis
 from tests.torch_models import start_of, torch_model
 from wmtp_jax import critic as jax_critic
 from wmtp_jax import heads as jax_heads
@@ -43,7 +43,7 @@ def jax_arguments(cfg: Config, layout: str):
 
 @cache
 def in_jax(cfg: Config, layout: str) -> dict:
-    """What the JAX trainer makes of the first micro-batch, as NumPy; to be read only."""
+    """What the JAX trainer makes of the first micro-batch, as NumPy: to be read."""
 
     def run(params, batch):
         outputs, nll_BLK, mask_BLK = jax_loss.run_heads(params, batch, cfg)

@@ -42,6 +42,12 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
+def pytest_collection_finish():
+    # What is imported stays: tests that collect garbage need not walk it every time.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish(session):
     """Every process tells the most memory that it and one it started ever had.
 

@@ -16,7 +16,7 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.huggingface.tree import to_tensors
 from tests import oracle
-from tests.minis import HEAD_WEIGHT, K, cast, config, first, gap, minis
+from tests.minis import HEAD_WEIGHT, K, cast, first, gap, minis
 from tests.torch_models import start_of, torch_model
 from wmtp_jax import critic as jax_critic
 from wmtp_jax import heads as jax_heads
@@ -33,29 +33,6 @@ from wmtp_torch_mps.model import named
 from wmtp_torch_mps.step import divide, train_step
 
 
-@cache
-def jax_forward(
-    head_type: str, value: bool, dtype: str, layout: str, family: str = "gpt2"
-) -> dict:
-    """What trunk and heads say in JAX, before any weighting; NumPy."""
-    algo = "critic" if value else "baseline"
-    cfg = config(algo, head_type, "uniform", dtype, family)
-
-    def run(params, batch):
-        outputs, nll_BLK, mask_BLK = jax_loss.run_heads(params, batch, cfg)
-        found = {"states": jax_heads.head_states(params, outputs, cfg)}
-        if value:
-            found["value_BL"] = jax_critic.read_values(
-                params["value"], outputs.hidden_BLD
-            )
-        return found | {"nll_BLK": nll_BLK, "mask_BLK": mask_BLK}
-
-    with jax.enable_x64(dtype == "float64"):
-        found = jax.jit(run)(*jax_arguments(cfg, layout))
-        unembeddings = jax_heads.unembeddings(jax_arguments(cfg, layout)[0])
-        return jax.device_get(found | {"unembeddings": unembeddings})
-
-
 def jax_arguments(cfg: Config, layout: str):
     """Parameters and batch on JAX's device, in the config's dtype."""
     dtype = cfg.machine.dtype
@@ -64,27 +41,32 @@ def jax_arguments(cfg: Config, layout: str):
     return params, first(layout, dtype).changed(jnp.asarray)
 
 
+@cache
 def in_jax(cfg: Config, layout: str) -> dict:
-    """What the JAX trainer makes of the first micro-batch, as NumPy."""
-    dtype, value = cfg.machine.dtype, cfg.algo == "critic"
-    forward = jax_forward(cfg.heads.type, value, dtype, layout, cfg.model.family)
+    """What the JAX trainer makes of the first micro-batch, as NumPy: to be read."""
 
-    def run(params, batch, nll_BLK, mask_BLK, value_BL):
-        grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
-        gradient = jax_step.divide(grad_L, grad_V, sums, cfg)
+    def run(params, batch):
+        outputs, nll_BLK, mask_BLK = jax_loss.run_heads(params, batch, cfg)
+        value_BL = None
+        if cfg.algo == "critic":
+            value_BL = jax_critic.read_values(params["value"], outputs.hidden_BLD)
         known = known_of(nll_BLK[:, :, 0], value_BL, batch, cfg)
         score_BL = algorithms.score_tokens(known, cfg)
+        grad_L, grad_V, sums, _ = jax_step.gradients(params, batch, cfg, None)
         return {
-            "gradient": gradient,
-            "loss": sums.loss_sum / sums.weight,
+            "states": jax_heads.head_states(params, outputs, cfg),
+            "unembeddings": jax_heads.unembeddings(params),
+            "nll_BLK": nll_BLK,
+            "mask_BLK": mask_BLK,
+            "value_BL": value_BL,
             "score_BL": score_BL,
             "w_BLK": algorithms.weigh(score_BL, mask_BLK, known, cfg),
+            "loss": sums.loss_sum / sums.weight,
+            "gradient": jax_step.divide(grad_L, grad_V, sums, cfg),
         }
 
-    with jax.enable_x64(dtype == "float64"):
-        of_forward = [forward.get(n) for n in ("nll_BLK", "mask_BLK", "value_BL")]
-        found = jax.jit(run)(*jax_arguments(cfg, layout), *of_forward)
-        return forward | jax.device_get(found)
+    with jax.enable_x64(cfg.machine.dtype == "float64"):
+        return jax.device_get(jax.jit(run)(*jax_arguments(cfg, layout)))
 
 
 def known_of(nll_BL, value_BL, batch: Batch, cfg: Config) -> algorithms.Known:

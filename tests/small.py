@@ -1,6 +1,7 @@
 """Small batches and configs that several test files build on."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -99,5 +100,9 @@ def drawn_params(cfg: Config) -> Params:
         about = float(path[-1].key in ("scale", "deviation"))
         return jnp.asarray(about + 0.3 * rng.normal(size=x.shape), x.dtype)
 
-    shapes = jax.eval_shape(lambda: init_params(cfg))
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+    return jax.tree_util.tree_map_with_path(leaf, shapes_of(cfg))
+
+
+@cache
+def shapes_of(cfg: Config) -> Params:
+    return jax.eval_shape(lambda: init_params(cfg))

@@ -11,22 +11,22 @@ import subprocess
 import sys
 import tomllib
 import venv
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests import trained
 from tests.cases import shorter_rows
 from tests.test_layering import ROOT, imports, touches
 
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "orbax", "wmtp_jax")
 TRAINER = "wmtp_torch_mps"
 TORCH = ("torch", "torchgen", TRAINER)
-RUN = (
-    "--algo critic --model smoke --model.num-layers 1 --model.width 16 "
-    "--data.max-length 32 --train.max-steps 2 --critic.stage1-epochs 1 "
-    "--reference.epochs 1 --tracking jsonl --run-name one --device cpu"
-).split()
+# What this trains is compiled for other tests, too.
+RUN = [*trained.SMALL, "--algo", "critic", "--train.max-steps", "2"]
+RUN += ["--run-name", "one"]
 
 
 # Then come the libraries, and command lines in JSON: main module and arguments.
@@ -70,7 +70,8 @@ def test_a_trainer_trains_and_exports_while_the_others_library_is_hidden(
         pytest.skip(f"nothing here to run {module} with")
 
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
-    train = [f"{module}.train", *RUN, "--output-dir", str(tmp_path)]
+    train = [f"{module}.train", *RUN, "--output-dir", str(tmp_path), "--algo"]
+    train += ["baseline"]  # `test_layering.py` reads the imports of all algorithms
     lines = json.dumps([train, [f"{module}.export", one, "--to", two]])
     done = subprocess.run(
         [sys.executable, "-c", HIDING, ",".join(hidden), lines],
@@ -84,12 +85,17 @@ def test_a_trainer_trains_and_exports_while_the_others_library_is_hidden(
     assert (tmp_path / "two" / "training_state.json").is_file()
 
 
+@cache
+def imported_by(path: Path) -> frozenset[str]:
+    return frozenset(imports(path.read_text(), "tests"))
+
+
 def needs(path: Path, seen: set[Path]) -> set[str]:
     """Dotted names of all that a test file imports, itself or by files of the tests."""
     if path in seen:
         return set()
     seen.add(path)
-    found = imports(path.read_text(), "tests")
+    found = set(imported_by(path))
     for other in sorted(found):
         # A name may be of a file, or of something in it.
         for name in (other, other.rpartition(".")[0]):

@@ -54,7 +54,7 @@ def without_keys(name, tensor):
 )
 def test_five_steps_and_five_are_ten_in_either(algo, start, tmp_path):
     """Reference and stage 1 are each trainer's own; model, moments, metrics agree."""
-    options = f"--algo {algo} --data.max-length 128 --optimizer.lr 1e-3 {TEN}".split()
+    options = f"--algo {algo} --optimizer.lr 1e-3 {TEN}".split()
     if algo == "critic":
         # A random model says nothing of rewards, so values are all but the same: TD
         # errors would be rounding, and their z-scores other ones in each trainer.

@@ -18,7 +18,7 @@ from shared.state.portable_state import write_training
 from tests.cases import shorter
 from tests.minis import gap
 from tests.parity import by_name
-from tests.small import micro_batches, small_batch, small_config
+from tests.small import drawn_params, micro_batches, small_batch, small_config
 from wmtp_jax import checkpoint as jax_checkpoint
 from wmtp_jax import export as jax_export
 from wmtp_jax import optimizer as jax_optimizer
@@ -77,7 +77,8 @@ def programs(cfg):
     schedule = jax_optimizer.make_schedule(cfg.optimizer, STEPS)
     step = partial(jax_step.train_step, cfg=cfg, tx=tx, schedule=schedule)
     gradient = partial(jax_step.accumulate, cfg=cfg)
-    return jax.jit(gradient), jax.jit(step), jax_state.make_state(cfg, tx)
+    state = jax.jit(lambda params: jax_state.init_state(cfg, params, tx))
+    return jax.jit(gradient), jax.jit(step), state(drawn_params(cfg))
 
 
 class Jax:

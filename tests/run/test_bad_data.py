@@ -7,7 +7,6 @@ import pytest
 
 from tests import refused
 from tests.refused import MBPP, SMALL, error_line, mbpp_rows, write_rows
-from wmtp_jax.train import main
 
 folder = refused.folder
 pytestmark = pytest.mark.usefixtures("folder")
@@ -90,7 +89,8 @@ def test_long_samples_are_cut_counted_and_reported(capsys):
     write_rows(Path("data/train.jsonl"), *rows, *long)
     write_rows(Path("data/validation.jsonl"), *rows, long[1])
     argv = ("--data", "data", "--data.max-length", "64", "--train.max-steps", "1")
-    assert main([*SMALL, *argv, "--heads", "1", "--run-name", "cut"]) == 0
+    argv = [*SMALL, *argv, "--heads", "1", "--run-name", "cut"]
+    assert refused.torch_main(argv) == 0
     out, err = capsys.readouterr()
     says = "train: 3 of 7 documents are longer than data.max_length = 64"
     assert says in out and says in Path("runs/cut/train.log").read_text()

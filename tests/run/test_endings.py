@@ -16,6 +16,7 @@ from shared.files import write_whole
 from shared.tracking import console
 from tests import trained
 from tests.cases import shorter
+from tests.trained import STEPS
 from wmtp_jax import checkpoint, export, prepare, training
 from wmtp_jax import train as jax_train
 from wmtp_torch_mps import export as torch_export
@@ -28,6 +29,12 @@ SHORT += ["--train.save-every", "1"]
 
 @pytest.fixture(params=TRAINERS)
 def trainer(request):
+    return TRAINERS[request.param]
+
+
+@pytest.fixture(params=shorter(TRAINERS, ["torch"]))
+def quick_trainer(request):
+    """Where what is tested is shared, the normal run has the one that compiles not."""
     return TRAINERS[request.param]
 
 
@@ -59,11 +66,11 @@ def narrow(monkeypatch, encoding="ascii"):
 
 
 @pytest.mark.parametrize("encoding", shorter(["ascii", "cp1252"], ["ascii"]))
-def test_no_encoding_costs_a_result(trainer, encoding, tmp_path, monkeypatch):
+def test_no_encoding_costs_a_result(quick_trainer, encoding, tmp_path, monkeypatch):
     said = narrow(monkeypatch, encoding)
     out = tmp_path / "é∑"
     argv = [*SHORT, "--output-dir", str(out), "--run-name", "a"]
-    assert trainer.main(argv) == 0
+    assert quick_trainer.main(argv) == 0
     assert said("stderr") == ""
     assert "\\u2211" in said("stdout") and "run folder: " in said("stdout")
     assert json.loads((out / "a" / "summary.json").read_text("utf-8"))["steps"] == 2
@@ -113,12 +120,12 @@ class Closed(io.StringIO):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-def test_a_closed_pipe_costs_no_result(trainer, tmp_path, monkeypatch):
+def test_a_closed_pipe_costs_no_result(quick_trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Closed())
     argv = [*SHORT, "--output-dir", str(tmp_path), "--run-name", "a"]
-    assert trainer.main(argv) == 0
+    assert quick_trainer.main(argv) == 0
     assert (tmp_path / "a" / "summary.json").is_file()
-    assert trainer.main([*argv, "--run-name", "b", "--dry-run"]) == 0
+    assert quick_trainer.main([*argv, "--run-name", "b", "--dry-run"]) == 0
 
 
 # As `--help` prints: by another's `print`, more than a pipe holds.
@@ -206,16 +213,15 @@ def test_a_full_disk_costs_a_log_its_lines_alone(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr() == ("one\ntwo\n", "")
 
 
-def test_any_error_of_the_system_is_one_line(trainer, tmp_path, monkeypatch, capsys):
+def test_any_error_of_the_system_is_one_line(trainer, whole_run, tmp_path, capsys):
     """Here of the record of the metrics, which is a folder."""
-    run = tmp_path / "a"
-    argv = [*SHORT, "--output-dir", tmp_path, "--run-name", "a"]
-    assert trainer.main(list(map(str, argv))) == 0
+    run = trained.copy_of(whole_run(trainer, "baseline"), tmp_path)
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").mkdir()
-    more = ["--resume", run, "--train.max-steps", "3"]
+    more = ["--resume", run, "--train.max-steps", str(STEPS + 1)]
     line = one_line(capsys, 1, *more, main=trainer.main)
-    assert "metrics.jsonl: Is a directory (the checkpoint of step 2 is kept" in line
+    kept = f"(the checkpoint of step {STEPS} is kept"
+    assert f"metrics.jsonl: Is a directory {kept}" in line
 
 
 def test_a_run_in_a_read_only_folder_is_refused(trainer, whole_run, tmp_path, capsys):
@@ -264,10 +270,12 @@ def test_memory_that_runs_out_in_jax_is_one_line(tmp_path, monkeypatch, capsys):
     assert "the run must fit into memory, got: RESOURCE_EXHAUSTED: Out of" in line
 
 
-def test_memory_that_runs_out_is_no_damaged_checkpoint(tmp_path, monkeypatch, capsys):
+def test_memory_that_runs_out_is_no_damaged_checkpoint(
+    whole_run, tmp_path, monkeypatch, capsys
+):
     import jax
 
-    run = trained.run(jax_train, tmp_path, "a", "--train.max-steps", "2")
+    run = trained.copy_of(whole_run(jax_train, "baseline"), tmp_path)
 
     def refuse(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")

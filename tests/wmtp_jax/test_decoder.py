@@ -77,6 +77,7 @@ def run_blocks(model, tokens_BL, sizes, start=0):
     return np.concatenate(found, axis=1)
 
 
+@pytest.mark.parametrize("pair", shorter(hf_models.CASES, ONE_EACH), indirect=True)
 def test_greedy_is_that_of_transformers_and_of_the_whole_pass(pair):
     theirs, model = pair
     ids = prompt_of(9)

@@ -64,7 +64,7 @@ CASES = [
     ("heads", "linear", EVEN),
     ("both", "medusa", EVEN),
 ]
-NORMAL = [("ngram", "linear", None), ("heads", "block", None), CASES[-1]]
+NORMAL = [("heads", "block", None), CASES[-1]]  # `both` has n-grams
 
 
 @pytest.mark.parametrize("case", shorter(CASES, NORMAL), ids=str)

@@ -1,25 +1,22 @@
 """Passes of frozen models split their rows over four devices, and say the same."""
 
-import jax
 import numpy as np
 
 from shared.config.fields import DataConfig
 from tests.four_devices import said_on_four
-from tests.small import small_batch, small_config
+from tests.small import drawn_params, small_batch, small_config
 from wmtp_jax import sharding
-from wmtp_jax.heads import init_params
 from wmtp_jax.reference import ANSWERS
 
 PASSES = """
 import jax, numpy as np
 from shared.config.fields import DataConfig
 from tests.four_devices import said_on_four
-from tests.small import small_batch, small_config
+from tests.small import drawn_params, small_batch, small_config
 from wmtp_jax import reference, sharding
-from wmtp_jax.heads import init_params
 cfg = small_config(heads=1, data=DataConfig(max_length=16, batch_size=4))
-params = init_params(jax.random.key(0), cfg.model, cfg.heads)
-params["score"] = jax.random.normal(jax.random.key(1), (cfg.model.width,))
+params = drawn_params(cfg)
+params["score"] = np.cos(np.arange(cfg.model.width, dtype="f4"))
 rows = []
 
 def told(run):
@@ -45,8 +42,8 @@ print(*rows)
 def test_four_devices_share_the_rows_and_answer_the_same():
     found = [float(x) for x in said_on_four(PASSES).split()]
     cfg = small_config(heads=1, data=DataConfig(max_length=16, batch_size=4))
-    params = init_params(jax.random.key(0), cfg.model, cfg.heads)
-    params["score"] = jax.random.normal(jax.random.key(1), (cfg.model.width,))
+    params = drawn_params(cfg)
+    params["score"] = np.cos(np.arange(cfg.model.width, dtype="f4"))
     mesh = sharding.make_mesh(cfg)
     for answer, said in zip(ANSWERS.values(), (found[:5], found[5:]), strict=True):
         right_B = np.asarray(answer(params, cfg, mesh)(small_batch(rows=4))).sum(1)

@@ -9,9 +9,9 @@ import pytest
 from shared.config.layers import load_config
 from shared.run.loop import Loop
 from tests import trained
-from tests.small import micro_batches, small_batch, small_config
+from tests.small import drawn_params, micro_batches, small_batch, small_config
 from wmtp_jax import optimizer, sharding, step, train, training
-from wmtp_jax.state import abstract_state, make_state
+from wmtp_jax.state import abstract_state, init_state
 
 # A product that takes a while is there when the call returns.
 ONE_BY_ONE = """
@@ -36,7 +36,7 @@ def test_a_step_reuses_the_whole_state():
     cfg = small_config("critic")
     tx = optimizer.make_optimizer(cfg, 10)
     jitted, _ = step.make_train_step(cfg, tx, 10, sharding.make_mesh(cfg))
-    state = make_state(cfg, tx)
+    state = init_state(cfg, drawn_params(cfg), tx)
     compiled = jitted.lower(state, micro_batches(small_batch(), 1)).compile()
     assert compiled.memory_analysis().alias_size_in_bytes == size(state)
     new_state, _ = compiled(state, micro_batches(small_batch(), 1))

@@ -84,7 +84,7 @@ def test_a_damaged_model_is_found_before_anything_is_written(
 
 
 def test_a_reference_run_must_have_a_checkpoint(base, tmp_path, capsys):
-    folder = run(tmp_path / "runs", "a", "--model", base)
+    folder = run(tmp_path / "runs", "a", "--model", base, "--train.max-steps", 1)
     for checkpoint in (folder / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
     told = refusal(capsys, "--model", base, "--reference", folder, "--algo",
@@ -134,5 +134,5 @@ def test_paths_are_kept_so_that_they_are_found_from_anywhere(
     base, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    folder = run("runs", "a", "--model", "base")
+    folder = run("runs", "a", "--model", "base", "--train.max-steps", 1)
     assert load_config(folder / "config.yaml").model.name == str(base)

@@ -70,20 +70,24 @@ def in_torch(cfg):
 # Gradients.
 
 
-OUT, IN = (0.0, 1.0, 1.0), (2.0, 1.0, 0.5)  # head_weight: head 0 out of the loss, or in
+# head_weight: head 0 out of the loss, or in.
+OUT, IN = (0.0, 1.0, 1.0), (2.0, 1.0, 0.5)
+APART = [
+    ("medusa", "critic", OUT),
+    ("linear", "baseline", IN),
+    ("residual", "rho1-weighted", OUT),
+    ("medusa", "rho1-weighted", IN),
+    ("block", "rho1-tokenskip", OUT),
+]
+
+
+EITHER = [(of, *row) for of in (in_jax, in_torch) for row in APART]
+NORMAL = [(in_jax, *APART[0]), (in_torch, *APART[0]), (in_torch, *APART[1])]
 
 
 @pytest.mark.parametrize(
-    "head_type, algo, weight",
-    [
-        ("linear", "baseline", IN),
-        pytest.param("residual", "rho1-weighted", OUT, marks=pytest.mark.slow),
-        ("medusa", "critic", OUT),
-        pytest.param("medusa", "rho1-weighted", IN, marks=pytest.mark.slow),
-        pytest.param("block", "rho1-tokenskip", OUT, marks=pytest.mark.slow),
-    ],
+    "gradient, head_type, algo, weight", shorter_rows(EITHER, NORMAL)
 )
-@pytest.mark.parametrize("gradient", [in_jax, in_torch])
 def test_heads_learn_as_beside_a_trunk_out_of_reach(gradient, head_type, algo, weight):
     """`trunk_gradient_scale` 0 of plain training gives them the same gradient."""
     cfg = config_of(head_type, algo, weight=() if weight == OUT else weight)
@@ -227,7 +231,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(backend, tmp_path):
 
 def test_early_stopping_follows_what_moves(tmp_path):
     options = "--heads.only --head-type medusa --train.patience 1 --heads 3".split()
-    done = trained.run(train, tmp_path, "a", *options)
+    done = trained.run(torch_train, tmp_path, "a", *options)
     rows = trained.rows(done)
     assert set(rows) == set(range(13))  # it got better, though head 0 did not
     summary = resuming.contents(done)["summary.json"].decode()

@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the fewest tokens that have this share together (1)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the first problem's noise (0)")
     add("--k", type=int, nargs="+", default=[1], help="of pass@k (1)")
-    add("--drafter", choices=DRAFTERS, default="auto", help="who drafts tokens (auto)")
+    add("--drafter", choices=DRAFTERS, default="none", help="who drafts tokens (none)")
     add("--rows", type=int, default=16, help="texts that are written at once (16)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--cpu-seconds", type=float, default=Limits().cpu_seconds,

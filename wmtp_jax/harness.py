@@ -5,9 +5,9 @@
 
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
-    from wmtp_jax.harness import TASKS, WMTP
+    from wmtp_jax.harness_model import TASKS, WMTP
 
-    told = {"source": "MBPP_FOLDER"}
+    told = {"source": {"mbpp": "MBPP_FOLDER", "humaneval": "HUMANEVAL_FOLDER"}}
     manager = TaskManager(include_path=str(TASKS), metadata=told)
     simple_evaluate(WMTP("runs/one"), tasks=["wmtp_mbpp"], task_manager=manager)
 
@@ -19,36 +19,46 @@ the harness's own tasks run them unprotected and fetch a metric from the hub fir
 import argparse
 import json
 import logging
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from lm_eval.utils import make_table
-
 from shared.decoding.requests import DRAFTERS
+from shared.evaluation.asked import WRITTEN, read_asked
 from shared.files import write_json
 from shared.run.main import exit_code, home_path
 from shared.tracking import console
 from wmtp_jax import NAME
-from wmtp_jax.harness_model import OURS, WMTP
-from wmtp_jax.sharding import jax_told, keep_programs
-
-TASKS = Path(__file__).with_name("harness_tasks")
 
 
 def run(asked: argparse.Namespace) -> None:
     """Evaluates by the harness and shows its table."""
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    if not sys.stderr.isatty():  # tqdm reads it when it is imported
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+        from lm_eval.utils import make_table
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "lm-evaluation-harness must be installed (pip install -e '.[lm-eval]'), "
+            f"got none: {error}"
+        ) from None
+    from wmtp_jax.harness_model import OURS, TASKS, WMTP
+    from wmtp_jax.sharding import keep_programs
 
     names = [name.strip() for name in asked.tasks.split(",")]
     keep_programs(asked.compiled)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it tells of its options
-    stock = not all(name.startswith(OURS) for name in names)
-    told = {"source": asked.data, "split": asked.split}
-    manager = TaskManager(
-        include_path=str(TASKS), include_defaults=stock, metadata=told
-    )
-    if unknown := [name for name in names if name not in manager.all_tasks]:
+    own = [str(TASKS), *map(str, asked.include)]
+    told = {"source": sources_of(asked.data), "split": asked.split}
+    manager = TaskManager(include_path=own, include_defaults=False, metadata=told)
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if not all(name.startswith(OURS) for name in unknown):  # reading all takes long
+        manager = TaskManager(include_path=own, metadata=told)
+        unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
         known = sorted(name for name in manager.all_tasks if name.startswith(OURS))
         raise ValueError(
             f"--tasks must be of {', '.join(known)} or the harness's own, got "
@@ -56,14 +66,22 @@ def run(asked: argparse.Namespace) -> None:
         )
     model = WMTP(asked.model, dtype=asked.dtype, rows=asked.rows, drafter=asked.drafter)
     found = simple_evaluate(
-        model,
-        tasks=names,
-        task_manager=manager,
-        limit=asked.limit or None,
+        model, tasks=names, task_manager=manager, limit=asked.limit or None
     )
     console.say(make_table(found))
     if asked.to:
         write_json(asked.to, json.loads(json.dumps(found, default=str)))
+
+
+def sources_of(data: Sequence[str]) -> str | dict[str, str]:
+    """One source of all problems, or that of each task that is named.
+
+    Raises:
+      ValueError: if there is no such task.
+    """
+    if len(data) == 1 and "=" not in data[0]:
+        return data[0]
+    return dict(read_asked(",".join(WRITTEN), data, writes=True).sources)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,8 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, help="run, RUN/checkpoints/STEP, folder or hub name")
     add("--tasks", default="wmtp_mbpp", help="with commas between (wmtp_mbpp)")
-    add("--data", default="minis", help="source of the problems of our tasks (minis)")
+    add("--data", nargs="+", default=["minis"], help="of the problems of our tasks: a "
+        "source, or TASK=SOURCE of mbpp, humaneval, ... (minis)")  # fmt: skip
     add("--split", default="", help="of the source (test)")
+    add("--include", type=home_path, nargs="+", default=[],
+        help="folders of other tasks' YAML files")  # fmt: skip
     add("--limit", type=int, default=0, help="first so many problems; 0 takes all (0)")
     add("--to", type=home_path, help="JSON file of all that the harness tells")
     add("--drafter", choices=DRAFTERS, default="auto", help="who drafts tokens (auto)")
@@ -93,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
             if getattr(asked, name) < least:
                 got = getattr(asked, name)
                 raise ValueError(f"--{name} must be >= {least}, got {got}")
+        from wmtp_jax.sharding import jax_told
+
         with jax_told():
             run(asked)
     return outcome.code

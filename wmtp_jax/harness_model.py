@@ -1,8 +1,10 @@
 """A model of ours as lm-evaluation-harness asks it."""
 
 import json
+import logging
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -10,17 +12,22 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from shared.config.fields import MachineConfig
+from shared.data.chat import prompt_text
+from shared.data.spelling import name_of
 from shared.decoding.requests import Request, Sampling
 from shared.tracking.console import Progress
 from wmtp_jax.decoding.engine import Engine
-from wmtp_jax.decoding.loaded import load
+from wmtp_jax.decoding.loaded import load, without_heads
 from wmtp_jax.decoding.surprise import make_measure
 from wmtp_jax.generate import answers
 
+log = logging.getLogger("wmtp")
+
+TASKS = Path(__file__).with_name("harness_tasks")
 OURS = "wmtp_"  # what the names of our tasks begin with
 MAX_GEN_TOKS = 256  # the harness's own default
 SAMPLING = {"temperature", "top_p", "top_k", "min_p"}
-IGNORED = {"do_sample", "until", "max_gen_toks"}
+KNOWN = SAMPLING | {"do_sample", "until", "max_gen_toks", "max_length"}
 
 
 def is_ours(request: Any) -> bool:
@@ -59,7 +66,8 @@ class WMTP(TemplateLM):
         loaded = load(model, MachineConfig(dtype=dtype))  # type: ignore[arg-type]
         self.model, self.seed = loaded, seed
         self.engine = Engine(loaded, rows=rows, drafter=drafter)
-        self.measure = make_measure(loaded, self.engine.prompts)
+        # What the other heads make of a text is nothing that the harness asks for.
+        self.measure = make_measure(without_heads(loaded), self.engine.prompts)
 
     @property
     def eot_token_id(self) -> int:
@@ -83,8 +91,10 @@ class WMTP(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         tokenizer = self.model.tokenizer
-        spells = add_special_tokens is False
-        return tokenizer.spell(string) if spells else tokenizer.encode(string)
+        begun = tuple(map(name_of, tokenizer.before))  # by a chat template
+        if add_special_tokens is False or (begun and string.startswith(begun)):
+            return tokenizer.spell(string)
+        return tokenizer.encode(string)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return self.model.tokenizer.implementation.chat_template
@@ -92,9 +102,9 @@ class WMTP(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        implementation = self.model.tokenizer.implementation
-        return implementation.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+        """Without `add_generation_prompt` the last message is to be gone on with."""
+        return prompt_text(
+            self.model.tokenizer, chat_history, begun=not add_generation_prompt
         )
 
     def loglikelihood(
@@ -126,8 +136,8 @@ class WMTP(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Contexts that are too long lose their beginning."""
-        found = []
+        """Contexts that are too long lose their beginning, as there."""
+        found, cut = [], 0
         with Progress(len(requests), "loglikelihood", unit="text") as progress:
             for key, context, text in requests:
                 if len(text) > self.max_length:
@@ -135,12 +145,22 @@ class WMTP(TemplateLM):
                         "a text whose probability is asked for must have at most the "
                         f"model's {self.max_length} tokens, got {len(text)}"
                     )
-                head = self.measure(context[-(self.max_length + 1 - len(text)) :], text)
-                found.append((-head[0].nll, head[0].right == head[0].targets))
+                room = self.max_length + 1 - len(text)
+                cut += len(context) > room
+                (head,) = self.measure(context[-room:], text)
+                found.append((-head.nll, head.right == head.targets))
                 if key is not None:
                     self.cache_hook.add_partial("loglikelihood", key, found[-1])
                 progress.update(len(found))
+        self._tell_cut(cut)
         return found
+
+    def _tell_cut(self, count: int) -> None:
+        if count:
+            log.warning(
+                "prompts that have lost their beginning: %d (the model reads %d tokens,"
+                " what follows them included)", count, self.max_length,
+            )  # fmt: skip
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -174,10 +194,13 @@ class WMTP(TemplateLM):
         for number, request in enumerate(requests):
             key = json.dumps((*request.args, is_ours(request)))
             where.setdefault(key, []).append(number)
-        asked = [
-            self._request(*json.loads(key), len(numbers), self.seed + i)
-            for i, (key, numbers) in enumerate(where.items())
-        ]
+        asked, cut = [], 0
+        for i, (key, numbers) in enumerate(where.items()):
+            context, kwargs, own = json.loads(key)
+            ids = self.tok_encode(context) or [self.prefix_token_id]
+            asked.append(self._request(ids, kwargs, own, len(numbers), self.seed + i))
+            cut += len(asked[-1].prompt) < len(ids)
+        self._tell_cut(cut)
         found = [""] * len(requests)
         with Progress(len(asked), "generate", unit="prompt") as progress:
             written = answers(self.engine, asked, False)
@@ -191,19 +214,14 @@ class WMTP(TemplateLM):
         return found
 
     def _request(
-        self, context: str, kwargs: dict[str, Any], own: bool, samples: int, seed: int
+        self, ids: list[int], kwargs: dict[str, Any], own: bool, samples: int, seed: int
     ) -> Request:
-        """What the engine is asked; a context that is too long loses its beginning.
+        """What the engine is asked; a prompt that is too long loses its beginning.
 
-        As in the harness a sample always has room for all its tokens; in our own tasks
+        As in the harness a sample always has room for `max_gen_toks`; in our own tasks
         (`own`) a prompt stays whole where the model can read it.
         """
-        given: dict[str, Any] = dict(normalize_gen_kwargs(kwargs, MAX_GEN_TOKS))
-        if unknown := sorted(given.keys() - SAMPLING - IGNORED):
-            known = ", ".join(sorted(SAMPLING | IGNORED))
-            raise ValueError(
-                f"generation_kwargs must be of {known}, got {', '.join(unknown)}"
-            )
+        given = normalised(kwargs)
         most = given["max_gen_toks"]
         room = self.max_length - (1 if own else most)
         if room < 1:
@@ -211,14 +229,38 @@ class WMTP(TemplateLM):
                 f"max_gen_toks must be below the model's {self.max_length} tokens, got "
                 f"{most}"
             )
-        drawn = {name: given[name] for name in SAMPLING & given.keys()}
+        prompt = tuple(ids[-room:])
+        if "max_length" in given:  # of prompt and sample together, as in `transformers`
+            most = max(0, given["max_length"] - len(prompt))
+        is_drawn = given["do_sample"]
         return Request(
-            prompt=tuple((self.tok_encode(context) or [self.prefix_token_id])[-room:]),
-            samples=samples if drawn.get("temperature") else 1,  # all are the same
+            prompt=prompt,
+            samples=samples if is_drawn else 1,  # all are the same
             sampling=Sampling(
-                **drawn,
+                **{name: given[name] for name in SAMPLING & given.keys() if is_drawn},
                 seed=seed % 2**32,
                 stop=tuple(x for x in given["until"] if x),
                 max_tokens=most,
             ),
         )
+
+
+def normalised(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`generation_kwargs` of a task under one name each.
+
+    Raises:
+      ValueError: if one means nothing here, or samples are to be drawn at no
+        temperature.
+    """
+    given = dict(normalize_gen_kwargs(kwargs, MAX_GEN_TOKS))
+    if unknown := sorted(given.keys() - KNOWN):
+        raise ValueError(
+            f"generation_kwargs must be of {', '.join(sorted(KNOWN))}, got "
+            f"{', '.join(unknown)}"
+        )
+    if given["do_sample"] and not given.get("temperature"):
+        raise ValueError(
+            "generation_kwargs must have a temperature > 0 with do_sample, got "
+            f"{given.get('temperature', 'none')}"
+        )
+    return given

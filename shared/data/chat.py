@@ -56,9 +56,28 @@ def spell_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]
     Raises:
       ValueError: as `spell_chat`.
     """
+    return tokenizer.spell(prompt_text(tokenizer, messages))
+
+
+def prompt_text(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, begun: bool = False
+) -> str:
+    """The text of a conversation, whose markers are what the tokenizer spells as such.
+
+    They have the names of `shared/data/spelling.py` and not their own, so that the text
+    can be put together with others before it is spelled.
+
+    Args:
+      begun: whether the last message is only the beginning of what is to be said; else
+        the text ends where the assistant is to speak.
+
+    Raises:
+      ValueError: as `spell_chat`.
+    """
     _require_template(tokenizer)
-    text, _, _ = _lay_out(tokenizer, _fill_marked(tokenizer, messages, asks=True))
-    return tokenizer.speller.encode(text, add_special_tokens=False).ids
+    marked = _fill_marked(tokenizer, messages, asks=not begun)
+    text, _, last = _lay_out(tokenizer, marked)
+    return text[:last] if begun else text
 
 
 def _require_template(tokenizer: Tokenizer) -> None:

@@ -1,6 +1,6 @@
 """lm-evaluation-harness' `local-completions`, where it is installed.
 
-    pip install 'lm_eval[api]'
+    pip install 'lm-eval[api]'
 
 It sends token ids, several prompts in a body and several bodies at once, and cuts what
 it reads: the log-probabilities it finds must be those of the tokens it asked about.

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folders of other tasks' YAML files")  # fmt: skip
     add("--limit", type=int, default=0, help="first so many problems; 0 takes all (0)")
     add("--to", type=home_path, help="JSON file of all that the harness tells")
-    add("--drafter", choices=DRAFTERS, default="auto", help="who drafts tokens (auto)")
+    add("--drafter", choices=DRAFTERS, default="none", help="who drafts tokens (none)")
     add("--rows", type=int, default=16, help="texts that are written at once (16)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--compiled", type=home_path, default=Path("runs/compiled"),

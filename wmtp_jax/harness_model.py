@@ -49,7 +49,7 @@ class WMTP(TemplateLM):
         *,
         dtype: str = "float32",
         rows: int = 16,
-        drafter: str = "auto",
+        drafter: str = "none",
         seed: int = 0,
     ) -> None:
         """Loads a run, a checkpoint, a Hugging Face folder or a hub name.

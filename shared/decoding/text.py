@@ -56,11 +56,16 @@ class TextStream:
         now = self.decode(self._ids[self._prefix :])
         if not now.endswith(HALF):
             self._take(now, len(self._ids))
-        elif len(self._ids) - self._read > LONGEST_CHARACTER:
+        elif len(halves := self._halves()) > LONGEST_CHARACTER:
             # No character: but for the last bytes, which may begin one.
-            certain = len(self._ids) - (LONGEST_CHARACTER - 1)
+            certain = halves[1 - LONGEST_CHARACTER]
             self._take(self.decode(self._ids[self._prefix : certain]), certain)
         return not self.stopped
+
+    def _halves(self) -> list[int]:
+        """Places of ids that wait for more of a character; an end of text is none."""
+        waiting = range(self._read, len(self._ids))
+        return [place for place in waiting if self.decode([self._ids[place]])]
 
     def _take(self, now: str, read: int) -> None:
         """The text up to the id `read` is certain."""

@@ -126,6 +126,17 @@ def test_tokens_without_text_among_others(kind, data):
         assert text == right
 
 
+def test_ends_of_text_within_a_character():
+    """They are no bytes of it, of which there are no more than four."""
+    own = tokenizer("byte-level BPE")
+    first, *rest = own.spell("🙂")
+    silent = (sorted(own.special) or [own.eos_id])[0]
+    ids = [first, silent, silent, *rest, silent]
+    prompt = own.encode("a b")
+    text = "".join(text for text, _ in told(stream("byte-level BPE", prompt), ids))
+    assert text == behind("byte-level BPE", prompt, ids) == "🙂"
+
+
 # Stop strings.
 
 

@@ -25,6 +25,7 @@ SPECIAL = {
     "data.max_length": 64,
     "data.check_against": ("my tests.jsonl", "more"),
     "weighting.rule": "soft",
+    "train.evaluate": ("bits", "mbpp:50"),
 }
 # What a field's other value needs beside it.
 NEEDS = {

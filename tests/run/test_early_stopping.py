@@ -27,10 +27,10 @@ def told(monkeypatch):
     """The validation nll of every step is that of the list."""
     evaluated = loop.Loop.evaluated
 
-    def at(self, number, results):
+    def at(self, number, results, of_tasks):
         of = {"eval_nll_head_0": NLL[number], "eval_nll_head_1": 6.0}
         monkeypatch.setattr(loop, "eval_metrics", lambda *_: of)
-        evaluated(self, number, results)
+        evaluated(self, number, results, of_tasks)
 
     monkeypatch.setattr(loop.Loop, "evaluated", at)
 

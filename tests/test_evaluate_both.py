@@ -15,7 +15,7 @@ from shared.config.layers import build, dump_config
 from shared.data.tokenizer import load_tokenizer
 from shared.evaluation.results.kept import read_results, read_settings
 from shared.evaluation.results.of_problems import ProblemResult, nll_per_head
-from shared.evaluation.tasks.contaminated import count_contaminated
+from shared.evaluation.tasks.contaminated import count_contaminated, trained_on
 from shared.evaluation.tasks.loading import load_problems
 from shared.evaluation.tasks.validation import spans_of
 from shared.evaluation.tracked import track
@@ -136,11 +136,11 @@ def test_training_documents_with_text_of_the_problems(tmp_path, caplog):
     )
     cfg = build({"data.source": str(data)})
     (tmp_path / "config.yaml").write_text(dump_config(cfg))
-    assert count_contaminated(tmp_path, problems) == 2
-    assert count_contaminated(tmp_path, problems[:1]) == 0
-    assert count_contaminated(None, problems) is None
+    assert count_contaminated(trained_on(tmp_path), problems) == 2
+    assert count_contaminated(trained_on(tmp_path), problems[:1]) == 0
+    assert count_contaminated(trained_on(None), problems) is None
     data.unlink()
-    assert count_contaminated(tmp_path, problems) is None
+    assert count_contaminated(trained_on(tmp_path), problems) is None
     assert "contamination is not known" in caplog.text
 
 

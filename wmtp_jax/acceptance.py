@@ -17,7 +17,7 @@ from shared.data.prompts import load_prompts
 from shared.decoding.prompt_rows import prompt_ids
 from shared.decoding.requests import DRAFTERS
 from shared.files import write_json
-from shared.run.main import exit_code, home_path
+from shared.run.main import check_least, exit_code, home_path
 from shared.tracking import console
 from shared.tracking.console import Progress
 from wmtp_jax import NAME
@@ -136,9 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     with exit_code([]) as outcome:
         asked = _parser().parse_args(argv)
-        for name, least in (("prompts", 0), ("tokens", 1)):
-            if (got := getattr(asked, name)) < least:
-                raise ValueError(f"--{name} must be >= {least}, got {got}")
+        check_least(asked, {"prompts": 0, "tokens": 1})
         if asked.json and not asked.json.parent.is_dir():
             raise ValueError(
                 f"--json must be in a folder that exists, got {asked.json}"

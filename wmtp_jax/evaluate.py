@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from shared.config.fields import MachineConfig
+from shared.data.examples import Example
 from shared.decoding.requests import DRAFTERS, Sampling
 from shared.evaluation import asked as command
 from shared.evaluation.report import Report, keep_validation
-from shared.evaluation.tasks.contaminated import count_contaminated
+from shared.evaluation.tasks.contaminated import count_contaminated, trained_on
 from shared.evaluation.tasks.loading import load_problems
 from shared.evaluation.tasks.problems import Problem
 from shared.evaluation.tasks.solutions import Measure, form_that_fits
 from shared.evaluation.verdicts import Limits
 from shared.evaluation.walls.levels import Level, SandboxError
 from shared.evaluation.walls.probe import level_for
-from shared.run.main import exit_code, home_path
+from shared.run.main import check_least, exit_code, home_path
+from shared.state.run_folder import run_of
 from shared.tracking import console
 from wmtp_jax import NAME
 
@@ -45,12 +47,14 @@ class Tools:
       engine: writes programs, if any are to be.
       measure: of solutions and documents, if they are to be measured.
       known: of the settings of every task.
+      trained_on: the examples of the model's run, if it is of one.
     """
 
     model: Any
     engine: Any
     measure: Measure | None
     known: dict[str, Any]
+    trained_on: dict[str, list[Example]] | None
 
 
 def run(asked: argparse.Namespace) -> None:
@@ -107,7 +111,7 @@ def load_tools(asked: argparse.Namespace, what: command.Asked) -> Tools:
         "batch_size": asked.rows,
         "versions": command.versions_of("jax"),
     }
-    return Tools(model, engine, measure, known)
+    return Tools(model, engine, measure, known, trained_on(run_of(asked.model)))
 
 
 def evaluate_task(
@@ -142,7 +146,7 @@ def evaluate_task(
         limits=how.limits,
         source=what.sources[task],
         split=asked.split or "test",
-        contaminated=count_contaminated(command.run_of(asked.model), problems),
+        contaminated=count_contaminated(tools.trained_on, problems),
         **tools.known,
     )
     with report.keeping(task, f"{task} ({form.name})", settings) as (kept, told):
@@ -201,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     with exit_code([]) as outcome:
         asked = _parser().parse_args(argv)
-        command.check_least(asked, {"samples": 1, "rows": 1, "limit": 0})
+        check_least(asked, {"samples": 1, "rows": 1, "limit": 0})
         if min(asked.k) < 1:
             raise ValueError(f"--k must be >= 1, got {min(asked.k)}")
         from wmtp_jax.sharding import jax_told

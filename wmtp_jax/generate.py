@@ -22,7 +22,7 @@ from shared.config.fields import MachineConfig
 from shared.decoding.kept_lines import KeptLines
 from shared.decoding.prompt_rows import prompt_ids, read_prompts
 from shared.decoding.requests import DRAFTERS, Piece, Request, Sampling
-from shared.run.main import exit_code, home_path
+from shared.run.main import check_least, exit_code, home_path
 from shared.tracking import console
 from shared.tracking.console import Progress
 from wmtp_jax import NAME
@@ -169,9 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         asked.stop = tuple(asked.stop)
         if not asked.prompt and not asked.prompts:
             raise ValueError("--prompt or --prompts must be given, got neither")
-        for name in ("n", "rows"):
-            if getattr(asked, name) < 1:
-                raise ValueError(f"--{name} must be >= 1, got {getattr(asked, name)}")
+        check_least(asked, {"n": 1, "rows": 1})
         from wmtp_jax.sharding import jax_told
 
         with jax_told():

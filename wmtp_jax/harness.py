@@ -27,7 +27,7 @@ from pathlib import Path
 from shared.decoding.requests import DRAFTERS
 from shared.evaluation.asked import WRITTEN, read_asked
 from shared.files import write_json
-from shared.run.main import exit_code, home_path
+from shared.run.main import check_least, exit_code, home_path
 from shared.tracking import console
 from wmtp_jax import NAME
 
@@ -110,10 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     with exit_code([]) as outcome:
         asked = _parser().parse_args(argv)
-        for name, least in (("rows", 1), ("limit", 0)):
-            if getattr(asked, name) < least:
-                got = getattr(asked, name)
-                raise ValueError(f"--{name} must be >= {least}, got {got}")
+        check_least(asked, {"rows": 1, "limit": 0})
         from wmtp_jax.sharding import jax_told
 
         with jax_told():

@@ -18,11 +18,12 @@ from typing import Any
 from shared.config.fields import MachineConfig
 from shared.evaluation import asked as command
 from shared.evaluation.report import Report, keep_validation
-from shared.evaluation.tasks.contaminated import count_contaminated
+from shared.evaluation.tasks.contaminated import count_contaminated, trained_on
 from shared.evaluation.tasks.loading import load_problems
 from shared.evaluation.tasks.solutions import bits_of, form_that_fits
 from shared.evaluation.verdicts import Limits
-from shared.run.main import exit_code
+from shared.run.main import check_least, exit_code
+from shared.state.run_folder import run_of
 from wmtp_torch_mps import NAME
 
 
@@ -48,6 +49,7 @@ def run(asked: argparse.Namespace) -> None:
         "batch_size": 1,
         "versions": command.versions_of("torch"),
     }
+    trained = trained_on(run_of(asked.model))
     for task, of in problems.items():
         form, prompts = form_that_fits(tokenizer, cfg.max_positions, of, asked.form)
         settings = command.settings_of(
@@ -59,7 +61,7 @@ def run(asked: argparse.Namespace) -> None:
             limits=Limits(),
             source=what.sources[task],
             split=asked.split or "test",
-            contaminated=count_contaminated(command.run_of(asked.model), of),
+            contaminated=count_contaminated(trained, of),
             **known,
         )
         with report.keeping(task, f"{task} ({form.name})", settings) as (kept, told):
@@ -102,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     with exit_code([]) as outcome:
         asked = _parser().parse_args(argv)
-        command.check_least(asked, {"limit": 0})
+        check_least(asked, {"limit": 0})
         run(asked)
     return outcome.code
 

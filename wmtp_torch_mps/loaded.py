@@ -6,12 +6,11 @@ from pathlib import Path
 from shared.config.fields import MachineConfig
 from shared.config.layers import build
 from shared.data.tokenizer import Tokenizer, load_tokenizer
-from shared.evaluation.asked import run_of
 from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.hub import model_folder
 from shared.huggingface.token_map import read_token_map
 from shared.state.checkpoints import steps_in
-from shared.state.run_folder import check_backend, named_step
+from shared.state.run_folder import check_backend, named_step, run_of
 from wmtp_torch_mps import NAME
 from wmtp_torch_mps.device import find_device
 from wmtp_torch_mps.init_params import load_params

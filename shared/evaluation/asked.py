@@ -1,25 +1,23 @@
 """What the command lines of both `evaluate` ask for, and where results go."""
 
-import argparse
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from shared.decoding.requests import Sampling
 from shared.evaluation.results.kept import Settings
-from shared.evaluation.tasks.problems import Problem, Task
+from shared.evaluation.tasks.problems import TASKS, Problem
 from shared.evaluation.tasks.prompts import PromptForm
 from shared.evaluation.verdicts import Limits
 from shared.run.main import home_path
-from shared.state.run_folder import find, named_step
+from shared.state.run_folder import named_step, run_of
 
 BITS, VALIDATION = "bits", "validation"
-WRITTEN: tuple[str, ...] = get_args(Task)
+WRITTEN: tuple[str, ...] = TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,22 +118,6 @@ def add_options(add: Callable[..., Any], tasks: str) -> None:
         help="folder of other results: differences problem by problem")  # fmt: skip
     add("--tracking", choices=("auto", "mlflow", "none"), default="auto",
         help="MLflow beside the files; auto: as the run has it (auto)")  # fmt: skip
-
-
-def check_least(asked: argparse.Namespace, least: Mapping[str, int]) -> None:
-    """Raises: ValueError, if an option is below its least value."""
-    for name, number in least.items():
-        if getattr(asked, name) < number:
-            got = getattr(asked, name)
-            raise ValueError(f"--{name} must be >= {number}, got {got}")
-
-
-def run_of(model: str) -> Path | None:
-    """The run that a model is of, if it is named by its folder or a checkpoint."""
-    try:
-        return find(os.path.expanduser(model), ".", "--model")[0]
-    except ValueError:
-        return None
 
 
 def default_folder(model: str) -> Path:

@@ -16,21 +16,20 @@ from typing import Any
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
+from shared.evaluation.asked import BITS
 from shared.evaluation.results.of_problems import (
     ProblemResult,
     bits_per_byte,
     pass_values,
 )
 from shared.evaluation.tasks.loading import load_problems
-from shared.evaluation.tasks.problems import Problem
+from shared.evaluation.tasks.problems import TASKS, Problem
 from shared.evaluation.tasks.prompts import FORMS, PromptForm
 from shared.evaluation.tasks.solutions import prompt_tokens
 from shared.evaluation.walls.levels import Level, SandboxError
 from shared.evaluation.walls.probe import level_for
 
 log = logging.getLogger("wmtp")
-BITS = "bits"
-WRITTEN = ("mbpp", "mbpp_plus", "humaneval", "humaneval_plus", "contest")
 ENTRY = re.compile(r"([a-z_]+)(?::([1-9][0-9]*))?(?:=(.+))?")
 ZERO_SHOT = ("mbpp zero-shot", "humaneval", "contest")
 
@@ -68,7 +67,7 @@ def read_parts(cfg: Config, *, writes: bool) -> tuple[Part, ...]:
     needed = f"0 or a multiple of train.eval_every = {train.eval_every}"
     train.require("evaluate_every", fits, needed)
     found: dict[str, tuple[int, str]] = {}
-    known = (BITS, *(WRITTEN if writes else ()))
+    known = (BITS, *(TASKS if writes else ()))
     for entry in train.evaluate:
         match = ENTRY.fullmatch(entry)
         if match is None or match[1] not in known:

@@ -18,6 +18,7 @@ from shared.evaluation.results.of_problems import ProblemResult
 from shared.evaluation.tasks.solutions import Measure
 from shared.evaluation.tasks.validation import load_validation, measure_document
 from shared.evaluation.tracked import metrics_of, track
+from shared.state.run_folder import run_of
 from shared.tracking import console
 from shared.tracking.console import Progress
 
@@ -111,7 +112,7 @@ class Report:
             metrics |= metrics_of(task, results, self.ks if settings.samples else [])
             files += sorted(self.folder.glob(f"{task}.*json*"))
             params["model_digest"] = settings.model_digest
-        run = command.run_of(self.model)
+        run = run_of(self.model)
         if ui := track(tracking, run, self.model, metrics, files, params):
             console.say(f"see them: {ui}")
 
@@ -134,7 +135,7 @@ def keep_validation(
       known: of the settings: `model`, `model_digest`, `dtype`, `batch_size` and
         `versions`.
     """
-    run, task = command.run_of(report.model), command.VALIDATION
+    run, task = run_of(report.model), command.VALIDATION
     found = load_validation(run, source, tokenizer, most, rows)
     documents = [x for x in found.split.documents if x.target.any()]
     settings = Settings(

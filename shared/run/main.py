@@ -68,6 +68,13 @@ def home_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def check_least(asked: argparse.Namespace, least: dict[str, int]) -> None:
+    """Raises: ValueError, if an option is below its least value."""
+    for name, number in least.items():
+        if (got := getattr(asked, name)) < number:
+            raise ValueError(f"--{name} must be >= {number}, got {got}")
+
+
 def export_arguments(prog: str, doc: str, argv: list[str] | None) -> argparse.Namespace:
     """`run`, `to`, `model_only` and `made_for` of the command `export`."""
     parser = argparse.ArgumentParser(

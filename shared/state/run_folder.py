@@ -133,6 +133,14 @@ def find(
     )
 
 
+def run_of(model: str) -> Path | None:
+    """The run that a model is of, if it is named by its folder or a checkpoint."""
+    try:
+        return find(model, ".", "--model")[0]
+    except ValueError:
+        return None
+
+
 def named_step(resume: str | Path) -> int | None:
     """The step of `RUN/checkpoints/STEP`; None where a whole run is named."""
     path = Path(resume)

@@ -4,30 +4,16 @@ import json
 import random
 
 import pytest
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tests import hf_models, small_tokenizers
-from tests.started import folder_of
+from tests import hf_models, lm_eval_model, small_tokenizers
 from wmtp_jax.harness_model import WMTP
 
 pytestmark = pytest.mark.unaudited  # the harness computes as it likes
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A random model whose texts have an end and a bit of variety."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("lm_eval") / "base"
-    return str(folder_of("gpt2", folder, vocab_size=259, n_positions=2048))
-
-
-@pytest.fixture(scope="module")
-def ours(base):
-    return WMTP(base, rows=4, drafter="none")  # fewer programs to compile
+base, ours = lm_eval_model.base, lm_eval_model.ours
 
 
 @pytest.fixture(scope="module")

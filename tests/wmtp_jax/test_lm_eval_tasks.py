@@ -5,7 +5,6 @@ import logging
 import sys
 
 import pytest
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
@@ -15,25 +14,13 @@ from shared.evaluation.results.kept import read_results
 from shared.evaluation.results.of_problems import bits_per_byte
 from shared.evaluation.tasks.prompts import find_form
 from shared.evaluation.walls.levels import SandboxError
-from tests.started import folder_of
+from tests import lm_eval_model
 from wmtp_jax import evaluate, harness
 from wmtp_jax.harness_model import TASKS, WMTP
 from wmtp_jax.harness_tasks import problems
 
 pytestmark = pytest.mark.unaudited  # the harness computes as it likes
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A random model whose texts have an end and a bit of variety."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("lm_eval") / "base"
-    return str(folder_of("gpt2", folder, vocab_size=259, n_positions=2048))
-
-
-@pytest.fixture(scope="module")
-def ours(base):
-    return WMTP(base, rows=4, drafter="none")  # fewer programs to compile
+base, ours = lm_eval_model.base, lm_eval_model.ours
 
 
 @pytest.mark.parametrize(

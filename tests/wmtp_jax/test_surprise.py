@@ -110,3 +110,18 @@ def test_what_prompts_begin_with_is_read_once():
     for known in (first, second):  # nothing of them is left to read
         again.read(Prefill(asked(known)))
     assert len(blocks) == 9
+
+
+def test_long_prompts_are_not_kept_beside_others(monkeypatch):
+    monkeypatch.setattr("wmtp_jax.decoding.prompts.KEPT_PLACES", 384)
+    prompts = Engine(cycling(), rows=1, drafter="none").prompts
+
+    def kept_after(*prompt):
+        prompts.read(Prefill(asked(list(prompt))))
+        return [len(known) for known, _ in prompts._kept]
+
+    assert kept_after(5, 6) == [1]
+    assert kept_after(5, 6, 7) == kept_after(5, 6, 7) == [1, 2]
+    assert kept_after(*[9] * 4) == [1, 2, 3]  # 128 places each
+    assert kept_after(*[9] * 150) == [3, 149]
+    assert kept_after(*[9] * 400) == [399]

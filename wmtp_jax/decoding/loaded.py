@@ -17,7 +17,7 @@ from shared.huggingface.hub import model_folder
 from shared.huggingface.layers import layers_of, read_layers
 from shared.huggingface.token_map import read_token_map
 from shared.state.model_source import tokenizer_of_run
-from shared.state.run_folder import check_backend, find, named_step
+from shared.state.run_folder import check_backend, named_step, run_of
 from wmtp_jax import NAME, checkpoint
 from wmtp_jax.decoding import draft_heads
 from wmtp_jax.decoding.decoder import Params
@@ -63,7 +63,7 @@ def load(
         raise ValueError(
             f"--model must hold weights, got the preset {name!r}, which is a shape only"
         )
-    run = _run_of(name)
+    run = run_of(name)
     if run is None:
         folder = model_folder(name, revision, "--model")
         found = _of_folder(folder, heads, place)
@@ -80,13 +80,6 @@ def without_heads(model: Loaded) -> Loaded:
     params = {name: x for name, x in model.params.items() if name != "draft"}
     heads = replace(model.heads, count=1, weight=(), only=False, target="data")
     return replace(model, heads=heads, params=params | {"heads": ()}, token_map=None)
-
-
-def _run_of(name: str) -> Path | None:
-    try:
-        return find(name, ".", "--model")[0]
-    except ValueError:
-        return None
 
 
 def _of_folder(folder: Path, heads: bool, place: Any) -> Loaded:

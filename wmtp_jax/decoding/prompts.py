@@ -28,7 +28,7 @@ from wmtp_jax.decoding.programs import (
 from wmtp_jax.decoding.rows import Rows
 from wmtp_jax.decoding.sampler import Controls
 
-KEPT = 4  # caches of the last prompts
+KEPT_PLACES = 4096  # of the last prompts' caches together, or one that is longer
 
 
 class Prefill:
@@ -51,7 +51,7 @@ class Prompts:
 
     def __init__(self, model: Loaded, programs: Programs) -> None:
         self.model, self.programs = model, programs
-        self._kept: deque[tuple[tuple[int, ...], Cache]] = deque(maxlen=KEPT)
+        self._kept: deque[tuple[tuple[int, ...], Cache]] = deque()
 
     def read(self, prefill: Prefill) -> Cache:
         """The cache of the prompt without its last token, which a row begins with."""
@@ -104,9 +104,18 @@ class Prompts:
             start += len(part)
         if told:
             self._note(prefill, found, request.logprobs or 0)
-        if tokens not in [known for known, _ in self._kept]:
-            self._kept.append((tokens, cache))
+        self._keep(tokens, cache)
         return cache
+
+    def _keep(self, tokens: tuple[int, ...], cache: Cache) -> None:
+        """For prompts to come; the oldest go, so that long ones take no more memory."""
+        if tokens in [known for known, _ in self._kept]:
+            return
+        self._kept.append((tokens, cache))
+        places = [decoder.num_places(kept) for _, kept in self._kept]
+        while len(places) > 1 and sum(places) > KEPT_PLACES:
+            self._kept.popleft()
+            places.pop(0)
 
     def _empty(self, tokens: Sequence[int]) -> Cache:
         model, places = self.model, places_for(len(tokens))

@@ -1,7 +1,7 @@
 """How much of what a run was trained on has text in common with the problems."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.config.layers import load_config
@@ -14,14 +14,8 @@ log = logging.getLogger("wmtp")
 TRAINED_ON = ("train", "reference")
 
 
-def count_contaminated(run: Path | None, problems: Sequence[Problem]) -> int | None:
-    """Documents of a run's training and reference splits that share text with problems.
-
-    What a model was trained on before the run is not known, and not counted.
-
-    Returns:
-      None if that cannot be told: for a model of no run, or without the run's data.
-    """
+def trained_on(run: Path | None) -> dict[str, list[Example]] | None:
+    """The examples that a run was trained on; None of no run, or without its data."""
     if run is None:
         return None
     try:
@@ -29,9 +23,23 @@ def count_contaminated(run: Path | None, problems: Sequence[Problem]) -> int | N
     except (ValueError, OSError) as error:
         log.warning("contamination is not known: %s", error)
         return None
+    return {name: examples[name] for name in TRAINED_ON if name in examples}
+
+
+def count_contaminated(
+    trained: Mapping[str, list[Example]] | None, problems: Sequence[Problem]
+) -> int | None:
+    """Documents of `trained_on` that share text with problems.
+
+    What a model was trained on before its run is not known, and not counted.
+
+    Returns:
+      None if it is not known what the run was trained on.
+    """
+    if trained is None:
+        return None
     prints = prints_of([_example(problem) for problem in problems])
-    trained_on = {name: examples[name] for name in TRAINED_ON if name in examples}
-    return len(hold_against(trained_on, {"problems": prints}).sharing("problems"))
+    return len(hold_against(trained, {"problems": prints}).sharing("problems"))
 
 
 def _example(problem: Problem) -> Example:

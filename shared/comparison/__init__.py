@@ -1,0 +1,1 @@
+"""Arms side by side: the grid of runs, statistics over it, the report."""

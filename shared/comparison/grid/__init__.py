@@ -1,0 +1,1 @@
+"""The runs of a comparison: which there are, in what order, and running them."""

@@ -89,6 +89,8 @@ class Loop:
         self._told = self.stopping = False  # by a signal; after the step under way
         if run.resumed and not self.is_new:
             log.info("going on from the checkpoint of step %d", start)
+        elif self.is_new:
+            run.seconds_before_steps = round(time.perf_counter() - run.started, 1)
         self._pending: tuple[int, dict[str, Any], Batch] | None = None
         self._read: dict[str, float] | None = None
         self._clock = time.perf_counter()

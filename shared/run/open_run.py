@@ -50,6 +50,9 @@ class Run:
       step: of the checkpoint that was asked for; None is the newest.
       adopted: the exported folder whose state becomes its first checkpoint, if any.
       before: the config that a resumed run had until now.
+      started: by `time.perf_counter`.
+      seconds_before_steps: what came before the loop of a new run: its signals, its
+        reference, its value head.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class Run:
     adopted: Path | None = None
     before: Config | None = None
     started: float = field(default_factory=time.perf_counter)
+    seconds_before_steps: float | None = None
     _passes: list[Pass] = field(default_factory=list)
     _kept: Signals | None = None
 
@@ -114,6 +118,7 @@ class Run:
         signals = self._kept or Signals()
         summary = summarize(self.inputs, signals, done, steps, num_steps, machine)
         summary["exported_step"] = exported
+        summary["seconds_before_steps"] = self.seconds_before_steps
         summary["seconds"] = round(time.perf_counter() - self.started, 1)
         finish(self.path, self.cfg, summary, ui_command)
         return summary

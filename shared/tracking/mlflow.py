@@ -144,6 +144,20 @@ class MLflow:
             if self._is_new:
                 self._client.set_terminated(self._run_id, "FINISHED")
 
+    @may_fail
+    def nest(self, children: Iterable[Path]) -> None:
+        """Has MLflow show the runs of other folders below this one.
+
+        Args:
+          children: run folders in the same store; one that is not there is left out.
+        """
+        with _quiet():
+            self._open(self._cfg, self._run_folder, resumed=True, running=False)
+            for folder in children:
+                child = self._known_run(folder / "mlflow_run.json")
+                if child is not None:
+                    self._client.set_tag(child, "mlflow.parentRunId", self._run_id)
+
     @property
     def ui_command(self) -> str:
         """The line for a shell that opens MLflow's pages; empty where MLflow is off."""

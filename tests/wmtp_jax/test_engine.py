@@ -17,6 +17,8 @@ from tests.decoding_models import (
     random_model,
     tokens_of,
 )
+from wmtp_jax.decoding.engine import Engine
+from wmtp_jax.decoding.programs import bytes_of_place
 
 LENGTHS = (3, 17, 1, 30, 8, 2, 40)
 
@@ -233,3 +235,24 @@ def test_more_alternatives_than_tokens():
     logits_VR = np.array([[0.0], [2.0], [1.0]], np.float32)
     own, top, _ = log_probabilities(logits_VR, np.array([1]), 20)
     assert top.tolist() == [[1, 2, 0]] and own[0] == pytest.approx(-0.4076, abs=1e-4)
+
+
+def test_a_long_prompt_runs_beside_as_many_rows_as_its_cache_leaves():
+    model = cycling()
+    place = bytes_of_place(model)
+    small = Engine(model, rows=8, drafter="none", cache_bytes=8 * 128 * place)
+    prompts = [[i, i + 1] for i in range(12)]
+    prompts.insert(5, [7, 8, 9] * 130)  # 512 places: two rows
+    requests = [asked(ids, 20) for ids in prompts]
+    for request in requests:
+        small.submit(request)
+    texts, held, together = {}, [], 0
+    while small.busy:
+        for piece in small.step():
+            texts.setdefault(piece.request, []).extend(piece.tokens)
+        held.append(len(small._running) * small._places)
+        running = [x.request_number for x in small._active()]
+        together = max(together, len(running) if 5 in running else 0)
+    whole = [of[0].tokens for of in answers(engine(model, rows=8), *requests)]
+    assert [tuple(texts[i]) for i in range(13)] == [tuple(x) for x in whole]
+    assert max(held) <= 8 * 128 and 1 <= together <= 2

@@ -31,6 +31,7 @@ from wmtp_jax.decoding.loaded import Loaded, without_heads
 from wmtp_jax.decoding.programs import (
     LEAST_PLACES,
     Programs,
+    bytes_of_place,
     empty_rows,
     make_programs,
     places_for,
@@ -38,6 +39,8 @@ from wmtp_jax.decoding.programs import (
 from wmtp_jax.decoding.prompts import Prefill, Prompts
 from wmtp_jax.decoding.rows import Asked, Gained, Rows
 from wmtp_jax.decoding.samples import Sample
+
+MOST_CACHE = 2 * 2**30  # bytes; beyond it fewer rows run at once
 
 
 class Engine:
@@ -54,11 +57,14 @@ class Engine:
         rows: int = 8,
         drafter: str = "auto",
         programs: Programs | None = None,
+        cache_bytes: int = MOST_CACHE,
     ) -> None:
         """`rows` at most run at once.
 
         Args:
           programs: those of an earlier engine of the same shapes.
+          cache_bytes: of all rows' keys and values, which prompts may take; for a long
+            prompt, whose places every row has, fewer rows run.
 
         Raises:
           ValueError: if there is no such drafter, or the model has no heads for it.
@@ -67,6 +73,7 @@ class Engine:
         if not self.drafting.uses_heads:
             model = without_heads(model)
         self.model, self.most_rows = model, rows
+        self._most_places = cache_bytes // bytes_of_place(model)
         self.acceptance = Acceptance()
         self.programs = make_programs(model) if programs is None else programs
         self.prompts = Prompts(model, self.programs)
@@ -262,11 +269,11 @@ class Engine:
 
     def _admit(self) -> list[Piece]:
         """Gives waiting samples a row, as long as there are any."""
-        wanted = len(self._active()) + len(self._waiting)
-        self._resize(min(wanted, self.most_rows))
+        active = len(self._active())
+        if active <= (most := self._rows_for_next()):  # else some have to end first
+            self._resize(min(active + len(self._waiting), most), most)
         pieces = []
-        while self._waiting and (self._waiting[0][2].sampling.max_tokens == 0 or
-                                 None in self._running):  # fmt: skip
+        while self._waiting and self._is_room():
             number, i, request, prefill = self._waiting.popleft()
             cache = self.prompts.read(prefill)
             sample = Sample(number, i, request, self.model, self.max_length)
@@ -282,20 +289,39 @@ class Engine:
             self._running[row], self._left[row] = sample, sample.left
         return [piece for piece in pieces if piece is not None]
 
-    def _resize(self, wanted: int) -> None:
+    def _rows_for_next(self) -> int:
+        """How many rows may run with the next sample that waits."""
+        if not self._waiting:
+            return self.most_rows
+        places = places_for(len(self._waiting[0][2].prompt))
+        if self._active():
+            places = max(places, self._places)
+        fit = max(1, self._most_places // places)
+        return min(self.most_rows, 1 << (fit.bit_length() - 1))
+
+    def _is_room(self) -> bool:
+        """For the next sample that waits; one that writes nothing needs none."""
+        if self._waiting[0][2].sampling.max_tokens == 0:
+            return True
+        return None in self._running and len(self._running) <= self._rows_for_next()
+
+    def _resize(self, wanted: int, most: int) -> None:
         """As many rows as are wanted, in doublings; fewer once a quarter would do.
 
         When nothing runs, the cache begins small again.
+
+        Args:
+          most: rows that there may be.
         """
         B, size = len(self._running), 1
         while size < wanted:
             size *= 2
-        size = min(size, self.most_rows)
+        size = min(size, most)
         kept = [row for row, sample in enumerate(self._running) if sample is not None]
         places = self._places
         if wanted and not kept:
             places = places_for(len(self._waiting[0][2].prompt))
-        fits = B == size or (size < B and 4 * size > B)
+        fits = B == size or (size < B <= most and 4 * size > B)
         if wanted == 0 or (fits and places == self._places):
             return
         if not kept:

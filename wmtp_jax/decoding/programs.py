@@ -83,6 +83,13 @@ def num_layers(model: Loaded) -> int:
     return model.cfg.num_layers + (model.heads.count - 1) * has_one
 
 
+def bytes_of_place(model: Loaded) -> int:
+    """What one row's keys and values of one token take."""
+    cfg = model.cfg
+    numbers = 2 * num_layers(model) * cfg.kv_heads * cfg.H
+    return numbers * jnp.dtype(model.dtype).itemsize
+
+
 def empty_rows(model: Loaded, rows: int, places: int) -> Rows:
     """Rows that rest."""
     zeros = partial(jnp.zeros, (rows,))

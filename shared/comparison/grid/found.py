@@ -22,6 +22,8 @@ from shared.tracking.tracking import Metrics, read_metrics
 
 PLAN = "plan.json"
 State = Literal["finished", "failed", "missing"]
+Kind = Literal["steps", "tokens", "flops", "seconds"]
+Preparing = Literal["counts", "told"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +38,9 @@ class Budget:
         (`told`).
     """
 
-    kind: Literal["steps", "tokens", "flops", "seconds"]
+    kind: Kind
     amount: float
-    preparing: Literal["counts", "told"]
+    preparing: Preparing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,9 @@ class Member:
       name: of its folders.
       seed: None where an arm has one run for all seeds.
       model: what is evaluated: a run of this comparison, or what the user has named.
-      command: what trains it; empty where nothing is trained.
+      command: the module that trains it and its arguments; empty where nothing is
+        trained.
+      evaluated: folder of its results in `evaluated`; empty: as its name.
     """
 
     arm: str
@@ -88,6 +92,7 @@ class Member:
     seed: int | None = None
     model: str = ""
     command: tuple[str, ...] = ()
+    evaluated: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +174,15 @@ def run_folder(folder: Path, member: Member) -> Path:
 
 def evaluated_folder(folder: Path, member: Member) -> Path:
     """Where its results are."""
-    return folder / "evaluated" / member.name
+    return folder / "evaluated" / (member.evaluated or member.name)
+
+
+def is_trained(folder: Path, member: Member) -> bool:
+    """Whether its run has come to its end; one that was told to stop has not."""
+    if not member.command:
+        return True
+    summary = _json(run_folder(folder, member) / "summary.json", {})
+    return summary.get("ended_by", "signal") != "signal"
 
 
 def failure_file(folder: Path, member: Member) -> Path:
@@ -245,8 +258,7 @@ def read_outcome(folder: Path, plan: Plan, member: Member) -> Outcome:
     held["acceptance"] = _json(there / "acceptance.json", {}).get("heads", [])
     state: State = "missing"
     failure = _json(failure_file(folder, member), {})
-    trained = not member.command or (run / "summary.json").is_file()
-    if trained and len(files) == len(plan.tasks):
+    if is_trained(folder, member) and len(files) == len(plan.tasks):
         state = "finished"
     elif failure:
         state = "failed"

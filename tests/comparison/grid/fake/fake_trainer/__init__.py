@@ -1,0 +1,1 @@
+"""A trainer and an evaluation that only write their files, for tests of the grid."""

@@ -19,7 +19,7 @@ from wmtp_jax import NAME
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; the exit code: 0, 2 for bad input, 3 for a regression."""
+    """The command line; the exit code, as of `compare.main`."""
     arguments = sys.argv[1:] if argv is None else argv
     return compare.main(arguments, NAME, __doc__ or "", ("jax", "flax", "optax"))
 

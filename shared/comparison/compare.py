@@ -32,11 +32,14 @@ from shared.run.main import Outcome, exit_code
 from shared.tracking import console
 from shared.tracking.console import Progress
 
-REGRESSED = 3  # exit code of --fail-on-regression
+FAILED = 1  # exit code where a run has failed
+REGRESSED = 3  # that of --fail-on-regression
 
 
 def main(argv: Sequence[str], backend: str, doc: str, computes: Sequence[str]) -> int:
-    """The command line; the exit code: 0, 2 for bad input, 3 for a regression.
+    """The command line; the exit code: 0, 1 if a run has failed, 2 for bad input.
+
+    3 is for a regression.
 
     Args:
       backend: package of the trainer.
@@ -101,8 +104,7 @@ def run_all(plan: Plan, asked: Asked, deadline: float) -> None:
                     "the same command goes on"
                 )
                 return
-            left = _seconds_left(plan, plan.members[done + 1 :], asked)
-            progress.update(done + 1, left=console.duration(left))
+            progress.update(done + 1)
 
 
 def _told(progress: Progress, done: int) -> Callable[[Member, str], None]:
@@ -155,6 +157,8 @@ def report(asked: Asked, outcome: Outcome) -> None:
     """Writes the report of what is there, says the answer and where it is."""
     found = read_found(asked.folder)
     write_report(found)
+    if any(one.state == "failed" for one in found.outcomes):
+        outcome.code = FAILED
     for line in lines(found):
         console.say(line)
     console.say(f"report: {asked.folder / 'report.html'}")

@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,16 @@ ENOUGH = 16  # samples from which a pass@k says something
 
 
 @dataclass(frozen=True, kw_only=True)
+class Problems:
+    """What models are evaluated on: by task its source, and how it is read."""
+
+    sources: Mapping[str, str]
+    split: str
+    limit: int
+    form: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """What is compared, and how.
 
@@ -29,8 +39,8 @@ class Asked:
       seeds: runs of each arm.
       kind, amount: of the budget; None is what the dearest arm takes.
       preparing: see `found.Budget`.
-      evaluate: options of the evaluation.
-      tasks: names of its files of results.
+      problems: of the evaluation.
+      evaluate: its options.
       ks: of pass@k.
       acceptance: prompts that acceptance is measured on; 0 leaves it out.
       folder: of the comparison.
@@ -47,8 +57,8 @@ class Asked:
     kind: Kind
     amount: float | None
     preparing: Preparing
+    problems: Problems
     evaluate: tuple[str, ...]
-    tasks: tuple[str, ...]
     ks: tuple[int, ...]
     acceptance: int
     folder: Path
@@ -58,6 +68,11 @@ class Asked:
     dry_run: bool
     report_only: bool
     training: tuple[str, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the files of results."""
+        return tuple(self.problems.sources)
 
 
 def read_arguments(argv: Sequence[str], backend: str, doc: str) -> Asked:
@@ -77,7 +92,7 @@ def read_arguments(argv: Sequence[str], backend: str, doc: str) -> Asked:
             )
     check_least(known, {"seeds": 1, "limit": 0, "samples": 1, "acceptance": 0})
     writes = backend == "wmtp_jax"
-    tasks, evaluate = _evaluation(known, writes)
+    problems, evaluate = _evaluation(known, writes)
     if not 0 <= known.hours < math.inf:
         raise ValueError(f"--hours must be >= 0, got {known.hours}")
     kind, amount = _budget(known.budget)
@@ -89,8 +104,8 @@ def read_arguments(argv: Sequence[str], backend: str, doc: str) -> Asked:
         kind=kind,
         amount=amount,
         preparing=known.preparing,
+        problems=problems,
         evaluate=evaluate,
-        tasks=tasks,
         ks=tuple(dict.fromkeys((1, *known.k))),
         acceptance=known.acceptance if writes else 0,
         folder=known.to,
@@ -105,8 +120,8 @@ def read_arguments(argv: Sequence[str], backend: str, doc: str) -> Asked:
 
 def _evaluation(
     known: argparse.Namespace, writes: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the files of results, and the options that make them."""
+) -> tuple[Problems, tuple[str, ...]]:
+    """What is evaluated, and the options that ask for it."""
     what = read_asked(known.tasks, known.problems, writes=writes)
     if not what.bits and not what.written:
         raise ValueError(f"--tasks must have {BITS} or a task, got {known.tasks!r}")
@@ -133,7 +148,13 @@ def _evaluation(
         if known.samples > 1:
             options += ["--temperature", str(known.temperature)]
             options += ["--top-p", str(known.top_p)]
-    return tuple(what.sources), tuple(options)
+    problems = Problems(
+        sources=dict(what.sources),
+        split=known.split,
+        limit=known.limit,
+        form=known.form,
+    )
+    return problems, tuple(options)
 
 
 def _found(source: str) -> str:

@@ -59,7 +59,12 @@ def _of_arm(
     console.say(f"{arm.name}: {STEPS} steps, to know what one takes")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    own = ("--train.max-steps", str(STEPS), "--train.epochs", str(STEPS))
+    own: tuple[str, ...] = (
+        "--train.max-steps",
+        str(STEPS),
+        "--train.epochs",
+        str(STEPS),
+    )
     own += ("--train.no-export", "--run-name", "pilot", "--tracking", "jsonl")
     own += ("--output-dir", str(folder.absolute()))
     job = Job("train", (f"{backend}.train", *asked.training, *arm.options, *own))

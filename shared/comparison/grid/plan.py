@@ -18,8 +18,8 @@ from shared.comparison.grid.asked import Asked
 from shared.comparison.grid.found import Budget, Cost, Member, Plan, Share
 from shared.config.fields import Config
 from shared.config.layers import flatten
-from shared.evaluation.asked import read_asked
 from shared.evaluation.tasks.loading import load_problems
+from shared.evaluation.tasks.solutions import form_that_fits
 from shared.run.command_line import parse
 from shared.run.effects import require_effect
 from shared.run.inputs import Inputs, read_inputs
@@ -91,10 +91,10 @@ def make_plan(
     """
     arms = arms_of(asked.algos, asked.controls, asked.files)
     _check_files(arms, asked)
-    _check_problems(asked)
-    known = read_arms(arms, asked, backend)
-    if not known.configs:
+    if not any(arm.kind == "trained" for arm in arms):
         raise ValueError("--algos must name at least one arm, got none")
+    known = read_arms(arms, asked, backend)
+    _check_problems(asked, known)
     measured = measure(arms, known) if asked.kind == "seconds" else {}
     budget, shares = _shares(asked, known, measured)
     some = next(iter(known.configs.values()))
@@ -124,15 +124,15 @@ def _check_files(arms: Sequence[Arm], asked: Asked) -> None:
                 raise ValueError(f"--files must have a file of every task, no {file}")
 
 
-def _check_problems(asked: Asked) -> None:
-    """Reads them once: a source that has none is told before the first run."""
-    given = dict(zip(asked.evaluate, asked.evaluate[1:], strict=False))
-    start = asked.evaluate.index("--data") + 1
-    pairs = [x for x in asked.evaluate[start:] if "=" in x]
-    what = read_asked(given["--tasks"], pairs, writes=True)
-    for task, source in what.sources.items():
-        limit = int(given.get("--limit", 0))
-        load_problems(task, source, split=given.get("--split", ""), limit=limit)  # type: ignore[arg-type]
+def _check_problems(asked: Asked, known: Arms) -> None:
+    """Reads them once, and the model's prompts: what will not do is told at once."""
+    inputs = next(iter(known.inputs.values()))
+    given = asked.problems
+    task: Any
+    for task, source in given.sources.items():
+        problems = load_problems(task, source, split=given.split, limit=given.limit)
+        most = inputs.cfg.model.max_positions
+        form_that_fits(inputs.tokenizer, most, problems, given.form)
 
 
 def _shares(
@@ -219,7 +219,14 @@ def _start(arm: Arm, seed: int, known: Arms, asked: Asked, backend: str) -> Memb
     inputs = known.inputs[name]
     cfg = budgets.plain_config(inputs.cfg)
     cfg = replace(cfg, train=replace(cfg.train, max_steps=1))
-    options = ("--algo", cfg.algo, "--heads.count", "1", "--train.max-steps", "1")
+    options: tuple[str, ...] = (
+        "--algo",
+        cfg.algo,
+        "--heads.count",
+        "1",
+        "--train.max-steps",
+        "1",
+    )
     options += ("--train.no-export",)
     made = _member(arm, seed, cfg, inputs, options, asked, backend)
     return replace(made, model=f"{made.model}/checkpoints/0")

@@ -16,7 +16,8 @@ from shared.tracking.flops import step_flops
 
 SMALL = (
     "--model smoke --model.num-layers 1 --model.width 16 --heads 2 "
-    "--data.max-length 64 --reference.epochs 2 --train.epochs 2"
+    "--model.max-positions 512 --data.max-length 64 "
+    "--reference.epochs 2 --train.epochs 2"
 ).split()
 
 

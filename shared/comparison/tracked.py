@@ -3,7 +3,8 @@
 import math
 
 from shared.comparison.grid.found import Found, run_folder
-from shared.config.fields import Config, TrackingConfig
+from shared.config.fields import Config
+from shared.config.layers import load_config
 from shared.evaluation.tracked import metrics_of
 from shared.tracking.mlflow import MLflow
 
@@ -27,7 +28,8 @@ def track(found: Found) -> str:
         return ""
     home = found.folder / "runs" / FOLDER
     home.mkdir(parents=True, exist_ok=True)
-    cfg = Config(output_dir=str(home.parent), tracking=TrackingConfig())
+    like = load_config(tracked[0] / "config.yaml").tracking
+    cfg = Config(output_dir=str(home.parent), tracking=like)
     budget = found.plan.budget
     params = {
         "model": found.plan.model,

@@ -1,0 +1,1 @@
+"""Which arm of an experiment is better, and by how much."""

@@ -146,7 +146,7 @@ def _judged(family: Sequence[Comparison]) -> list[Comparison]:
             one,
             verdict=said[str(i)].word,
             p_holm=said[str(i)].p,
-            smallest=said[str(i)].smallest or None,  # 0 of seeds that agree by chance
+            smallest=said[str(i)].smallest or None,  # 0 where nothing differs
         )
         if str(i) in said
         else one

@@ -107,7 +107,7 @@ def _paint_bar(
         axes.text(
             most if right else least,
             row,
-            f"{bar.value:.3g} \u2192" if right else f"\u2190 {bar.value:.3g}",
+            f"{bar.value:.3g} \u2192" if right else f"\u00a0\u2190 {bar.value:.3g}",
             ha="right" if right else "left",
             va="center",
             color=style.colour,

@@ -40,6 +40,10 @@ ORDER = {
     "shared/decoding": {"numpy", "array_api_compat", "jaxtyping", "rich"},
     "shared/serving": {"numpy"},
     "shared/evaluation": {"numpy", "scipy"},
+    "shared/comparison": {
+        *("numpy", "scipy", "statsmodels", "jinja2", "markupsafe", "matplotlib"),
+        "filelock",
+    },
 }
 # Both trainers stand below all rooms; what either may import from outside.
 TRAINERS = {

@@ -1,0 +1,1 @@
+"""Paired differences over problems and seeds: intervals, tests, verdicts, power."""

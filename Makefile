@@ -3,11 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test quick slow lint clean
+.PHONY: train compare test quick slow lint clean
 
 # The main job: a small model on the packaged minis, weighted by a critic.
 train: .venv/.base
 	$(BIN)/python -m wmtp_jax.train --algo critic
+
+# All algorithms and their controls on the minis, small enough for minutes: what a report
+# looks like, not which algorithm is better.
+compare: .venv/.base
+	$(BIN)/python -m wmtp_jax.compare --model smoke --model.max-positions 512 \
+		--train.max-steps 40 --seeds 2
 
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -205,10 +205,10 @@ def _of_scores(one: Comparison) -> str:
         return ""
     if one.second.control == "shuffle":
         return (
-            "; nothing here shows that its weights carry information that the "
+            "; it is not shown that its weights carry information that the "
             "shuffled ones lack"
         )
-    return "; nothing here shows that its scores do more than noise does"
+    return "; it is not shown that its scores do more than noise does"
 
 
 def _of_controls(name: str, own: Sequence[Comparison]) -> str:

@@ -4,8 +4,8 @@
     inspected/training.html     the page that is made of them
 
 Both are written whole each time, the page from the lines, so that a run which was
-killed leaves nothing half-written, and one that goes on keeps what it had. Every
-evaluation costs a few milliseconds on the host: the model has been asked already.
+killed leaves nothing half-written, and one that goes on keeps what it had. An example
+costs some tens of milliseconds on the host: the model has been asked already.
 """
 
 import json

@@ -23,7 +23,7 @@ function tableOfNumbers(token) {
   const rows = Object.entries(labels)
     .filter(([name]) => of.some((numbers) => numbers[name]))
     .map(([name, label]) => [label, of.map((numbers) => number((numbers[name] || [])[token]))]);
-  const heads = ["", ...runs.map((_, r) => called(r, "the token"))];
+  const heads = ["", ...runs.map((_, r) => runs.length > 1 ? called(r, "") : "the token")];
   return rows.length ? [tableOf(heads, rows)] : [];
 }
 

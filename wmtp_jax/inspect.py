@@ -8,39 +8,42 @@ The weights are those that a training step of the run would give the tokens, und
 model of one of its checkpoints. The page is written into RUN/inspected.
 """
 
-import argparse
+import os
 import sys
+from typing import Any
 
-from shared.inspection import asked as command
-from shared.run.main import exit_code
-from wmtp_jax import NAME
-
-
-def run(asked: argparse.Namespace) -> None:
-    """Finds the example, weighs it with each run's model, shows it."""
-    from wmtp_jax.inspecting import answer, weigh
-
-    subjects = command.read_subjects(asked, NAME, answer)
-    command.tell(asked, subjects, [weigh(subject) for subject in subjects])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {NAME}.inspect", description=(__doc__ or "").splitlines()[0]
-    )
-    command.add_options(parser.add_argument)
-    return parser
+if __name__ == "inspect":
+    # A file of this folder is run by its path, which puts the folder before all others:
+    # whoever asks for `inspect` wants the standard library's.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
+    del sys.modules["inspect"]
+    import inspect  # noqa: F401
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
+    from shared.inspection.asked import parser_of
+    from shared.run.main import exit_code
+    from wmtp_jax import NAME
+
     with exit_code([]) as outcome:
-        asked = _parser().parse_args(argv)
+        asked = parser_of(NAME, __doc__ or "").parse_args(argv)
         from wmtp_jax.sharding import jax_told
 
         with jax_told():
             run(asked)
     return outcome.code
+
+
+def run(asked: Any) -> None:
+    """Finds the example, weighs it with each run's model, shows it."""
+    from shared.inspection import asked as command
+    from wmtp_jax import NAME
+    from wmtp_jax.inspecting import answer, weigh
+
+    subjects = command.read_subjects(asked, NAME, answer)
+    command.tell(asked, subjects, [weigh(subject) for subject in subjects])
 
 
 if __name__ == "__main__":

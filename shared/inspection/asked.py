@@ -30,8 +30,16 @@ LEAD = (
 )
 
 
-def add_options(add: Callable[..., Any]) -> None:
-    """The options that both command lines have."""
+def parser_of(package: str, doc: str) -> argparse.ArgumentParser:
+    """The command line, which both trainers have.
+
+    Args:
+      doc: whose first line says what it is for.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {package}.inspect", description=doc.splitlines()[0]
+    )
+    add: Callable[..., Any] = parser.add_argument
     add("--model", required=True, help="run, or RUN/checkpoints/STEP")
     add("--step", type=int, help="of the checkpoint of --model (the newest)")
     add("--example", help="id or index of an example of the validation split, or "
@@ -42,6 +50,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--beside", help="another run, or checkpoint, to show beside it")
     add("--head", type=int, help="the only head to print (all)")
     add("--to", type=home_path, help=f"folder of the page (RUN/{FOLDER})")
+    return parser
 
 
 def read_subjects(

@@ -1,7 +1,10 @@
 """`inspect`: which example, which run beside it, texts and their signals, errors."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,9 +153,12 @@ def test_a_place_that_cannot_be_written_is_refused(whole_run, tmp_path, capsys):
     assert "--to must be a folder that can be written" in capsys.readouterr().err
 
 
-def test_the_standard_library_is_found(tmp_path):
-    """A module called `inspect` must not stand in its place."""
-    import inspect as standard
-
-    assert Path(standard.__file__).parent.name.startswith("python")
-    assert wmtp_jax.inspect is not standard
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["train", "inspect"])
+def test_a_command_can_be_run_by_its_path(backend, name):
+    """Its folder is then the first, where `inspect` is not the standard library's."""
+    file = Path(backend[0].__file__).with_name(f"{name}.py")
+    environment = os.environ | {"PYTHONPATH": str(file.parents[1])}
+    command = [sys.executable, str(file), "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr

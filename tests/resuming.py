@@ -79,10 +79,12 @@ def last_checkpoint(run: Path, like: TrainState) -> tuple[list[bytes], dict]:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Equal metrics, no step twice, and the same bits in the last checkpoint."""
+    """Equal metrics and weights kept, no step twice, and the same last checkpoint."""
     rows = rows_of(run)
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
     assert rows == rows_of(other)
+    kept = [(x / "inspected" / "training.jsonl").read_text() for x in (run, other)]
+    assert kept[0] == kept[1] and len(kept[0].splitlines()) == 1 + STEPS // EVAL_EVERY
     cfg = load_config(other / "config.yaml")
     like = make_state(cfg, make_optimizer(cfg, STEPS))
     assert last_checkpoint(run, like) == last_checkpoint(other, like)

@@ -104,8 +104,9 @@ def test_links_lead_somewhere(name):
         path, _, at = link.partition("#")
         target = (ROOT / name).parent / path if path else ROOT / name
         assert target.exists(), link
-        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-        assert not at or at in map(anchor, headings), link
+        if at:  # a picture has none
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert at in map(anchor, headings), link
 
 
 def test_the_picture_needs_nothing_from_outside():

@@ -36,7 +36,7 @@ Answer = Callable[[Batch], jax.Array]
 def measure_signals(run: Run, mesh: Mesh) -> None:
     """Makes every pass that no cache holds; a model is read once for all of its own."""
     for frozen, passes in run.missing():
-        params = load_frozen(frozen, run, mesh)
+        params = load_frozen(frozen, run.inputs.splits.get("reference"), mesh)
         made = {n: make(params, frozen.cfg, mesh) for n, make in ANSWERS.items()}
         for wanted in passes:
             answer = made[COLUMNS[wanted.name].answer]
@@ -44,10 +44,13 @@ def measure_signals(run: Run, mesh: Mesh) -> None:
                 wanted.keep(answer(batch))
 
 
-def load_frozen(frozen: FrozenModel, run: Run, mesh: Mesh) -> model.Params:
+def load_frozen(
+    frozen: FrozenModel, trained_on: Split | None, mesh: Mesh
+) -> model.Params:
     """Its weights on the devices, from a run, from a folder, or trained here first."""
     if frozen.folder is None:
-        return train_reference(frozen.cfg, run.inputs.splits["reference"], mesh)
+        assert trained_on is not None, "a reference of no folder is trained first"
+        return train_reference(frozen.cfg, trained_on, mesh)
     if frozen.run is not None:
         tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
     else:

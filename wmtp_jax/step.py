@@ -188,9 +188,14 @@ def compile_step(jitted: Any, state: TrainState, cfg: Config) -> Any:
 def eval_step(
     params: Any, batch: Batch, *, cfg: Config, mesh: Mesh | None = None
 ) -> dict[str, jax.Array]:
-    """Unweighted sums over every target of `[B, L]` rows, and the critic's readings."""
+    """Unweighted sums over every target of `[B, L]` rows, and what they are sums of.
+
+    Beside them what the critic reads. nll and values are what the weights of a row can
+    be told from afterwards (`shared/inspection/`).
+    """
     outputs, nll_BLK, mask_BLK = run_heads(params, batch, cfg, mesh=mesh)
     result = {
+        "nll_BLK": nll_BLK,
         "nll_K": jnp.sum(nll_BLK, axis=(0, 1)),
         "count_K": jnp.sum(mask_BLK, axis=(0, 1)),
     }

@@ -19,6 +19,7 @@ from shared.data.batches import TrainBatches
 from shared.evaluation.in_training import read_parts
 from shared.files import replace_folder
 from shared.huggingface.token_map import read_token_map
+from shared.inspection.in_training import TrainingPage
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
 from shared.run.open_run import Run, config_in_force, open_run
@@ -97,8 +98,10 @@ def train(
             with Loop(run, done, *steps, *data, **known) as loop:
                 asked = (cfg, parts, run.inputs.tokenizer, num_steps)
                 tasks = make_tasks(*asked, loop.told_to_stop)
+                page = TrainingPage(loop)
                 if loop.is_new:
                     results = [eval_step(state.params, b) for b in validation]
+                    page.add(0, results)
                     loop.evaluated(0, results, tasks(0, state.params))
                     checkpoint.save(manager, 0, state, loop.position(), plan)
                 train_step = compile_step(train_step, state, cfg)
@@ -107,6 +110,7 @@ def train(
                     loop.log(number, metrics, batches)
                     if loop.evaluates(number):
                         results = [eval_step(state.params, b) for b in validation]
+                        page.add(number, results)
                         loop.evaluated(number, results, tasks(number, state.params))
                     elif loop.saves(number):
                         loop.probed(number, eval_step(state.params, validation[0]))

@@ -36,7 +36,7 @@ Answer = Callable[[Batch], np.ndarray]
 def measure_signals(run: Run, device: torch.device) -> None:
     """Makes every pass that no cache holds; a model is read once for all of its own."""
     for frozen, passes in run.missing():
-        model = load_frozen(frozen, run, device)
+        model = load_frozen(frozen, run.inputs.splits.get("reference"), device)
         made = {name: make(model) for name, make in ANSWERS.items()}
         for wanted in passes:
             answer = made[COLUMNS[wanted.name].answer]
@@ -44,11 +44,13 @@ def measure_signals(run: Run, device: torch.device) -> None:
                 wanted.keep(answer(batch))
 
 
-def load_frozen(frozen: FrozenModel, run: Run, device: torch.device) -> WMTP:
+def load_frozen(
+    frozen: FrozenModel, trained_on: Split | None, device: torch.device
+) -> WMTP:
     """The model on the device, from a run, from a folder, or trained here first."""
     if frozen.folder is None:
-        split = run.inputs.splits["reference"]
-        return train_reference(frozen.cfg, split, device)
+        assert trained_on is not None, "a reference of no folder is trained first"
+        return train_reference(frozen.cfg, trained_on, device)
     if frozen.run is not None:
         tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
     else:

@@ -249,7 +249,11 @@ def _norm(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def eval_step(model: WMTP, batch: Batch) -> dict[str, Any]:
-    """Unweighted sums over every target of `[B, L]` rows, and the critic's readings."""
+    """Unweighted sums over every target of `[B, L]` rows, and what they are sums of.
+
+    Beside them what the critic reads. nll and values are what the weights of a row can
+    be told from afterwards (`shared/inspection/`).
+    """
     cfg = model.cfg
     batch = to_device(batch, model.device)
     outputs = run_trunk(model, batch)
@@ -257,6 +261,7 @@ def eval_step(model: WMTP, batch: Batch) -> dict[str, Any]:
     states = head_states(model, outputs)
     nll_BLK, _ = nll_heads(model, states, targets_BLK, mask_BLK)
     result = {"nll_K": nll_BLK.sum((0, 1)), "count_K": mask_BLK.sum((0, 1))}
+    result["nll_BLK"] = nll_BLK
     if cfg.algorithm.value_head:
         value_BL, return_BL = critic.fixed_returns(model, outputs.hidden_BLD, batch)
         result |= {"value_BL": value_BL, "return_BL": return_BL}

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from shared.comparison.answers import regressions
+from shared.comparison.differences import comparisons_of
 from shared.comparison.grid import pilot
 from shared.comparison.grid.arms import Arm
 from shared.comparison.grid.asked import Asked, read_arguments
@@ -156,16 +157,17 @@ def show_plan(plan: Plan, known: Arms, asked: Asked) -> None:
 def report(asked: Asked, outcome: Outcome) -> None:
     """Writes the report of what is there, says the answer and where it is."""
     found = read_found(asked.folder)
-    write_report(found)
+    comparisons = comparisons_of(found)
+    write_report(found, comparisons)
     if any(one.state == "failed" for one in found.outcomes):
         outcome.code = FAILED
-    for line in lines(found):
+    for line in lines(found, comparisons):
         console.say(line)
     console.say(f"report: {asked.folder / 'report.html'}")
     if ui := track(found):
         console.say(f"see the runs: {ui}")
     if asked.regression is not None:
-        for line in regressions(found, *asked.regression):
+        for line in regressions(found, *asked.regression, comparisons):
             console.say(f"regression: {line}", sys.stderr)
             outcome.code = REGRESSED
 

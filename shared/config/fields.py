@@ -178,6 +178,8 @@ class TrainConfig(Checked):
     """evaluations without a better validation nll that end the run; 0 never does"""
     min_delta: Annotated[float, ">= 0"] = 0.0
     """what counts as better, nats, >= 0"""
+    inspect: Annotated[int, ">= 0"] = 2
+    """validation examples whose weights a page keeps at each evaluation; 0: no page"""
     evaluate: tuple[str, ...] = ()
     """tasks asked beside validation: `bits`, `mbpp:50` (the first 50), `mbpp=SOURCE`"""
     evaluate_every: Annotated[int, ">= 0"] = 0

@@ -229,20 +229,31 @@ def eval_batches(
       Batches `[B, L_bucket]` with S = 1, short ones first, documents in their order;
       empty rows fill the last batch of a length.
     """
+    return [
+        make_batch(
+            [[index] for index in indices],
+            split,
+            columns,
+            shape=(batch_size, length),
+            num_documents=1,
+            seed=seed,
+        )
+        for length, indices in eval_rows(split, max_length, batch_size)
+    ]
+
+
+def eval_rows(
+    split: Split, max_length: int, batch_size: int
+) -> list[tuple[int, list[int]]]:
+    """Row length of each batch of `eval_batches`, and which document each row holds."""
     buckets = sorted({max(MIN_DOCUMENT, math.ceil(max_length / n)) for n in (4, 2, 1)})
     lengths = np.array([len(document.tokens) for document in split.documents])
-    batches = []
+    found = []
     for shorter, length in pairwise([0, *buckets]):
-        chosen = np.flatnonzero((lengths > shorter) & (lengths <= length))
+        chosen = np.flatnonzero((lengths > shorter) & (lengths <= length)).tolist()
         for start in range(0, len(chosen), batch_size):
-            rows = [[index] for index in chosen[start : start + batch_size].tolist()]
-            shape = (batch_size, length)
-            batches.append(
-                make_batch(
-                    rows, split, columns, shape=shape, num_documents=1, seed=seed
-                )
-            )
-    return batches
+            found.append((length, chosen[start : start + batch_size]))
+    return found
 
 
 def unigram_entropy(split: Split, vocab_size: int) -> float:

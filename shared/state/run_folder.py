@@ -43,6 +43,7 @@ FREE_ON_RESUME = {
     "train.evaluate_seconds",
     "train.export",
     "train.eval_every",
+    "train.inspect",
     "train.keep_checkpoints",
     "train.max_steps",
     "train.min_delta",

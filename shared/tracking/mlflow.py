@@ -99,6 +99,7 @@ class MLflow:
         self._started = time.time_ns() // 1_000_000
         self._resumed, self._run_id = earlier is not None, ""
         self._buffer: list[list[tuple[str, float, int, int]]] = []  # rows of metrics
+        self._files: dict[Path, str] = {}
         self._sent = time.monotonic()
         for row in earlier or ():
             metrics = dict(row)
@@ -116,6 +117,11 @@ class MLflow:
         late = time.monotonic() - self._sent >= SEND_SECONDS
         if len(self._buffer) >= SEND_ROWS or late:
             self._send()
+
+    @may_fail
+    def keep_file(self, path: Path, to: str) -> None:
+        """Has a file go into the artifacts with the next rows that are sent."""
+        self._files[path] = to
 
     @may_fail
     def close(self, status: str) -> None:
@@ -176,7 +182,9 @@ class MLflow:
         found = [Metric(*x) for x in chain(*self._buffer) if x[-1] > self._last_step]
         if found:
             self._client.log_batch(self._run_id, metrics=found)
-        self._buffer, self._sent = [], time.monotonic()
+        for path, to in self._files.items():
+            self._client.log_artifact(self._run_id, str(path), to)
+        self._buffer, self._files, self._sent = [], {}, time.monotonic()
 
     def _open(
         self, cfg: Config, run_folder: Path, *, resumed: bool, running: bool = True

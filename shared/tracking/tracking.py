@@ -129,6 +129,16 @@ class Several:
         for tracker in self.trackers:
             tracker.log(metrics, step)
 
+    def keep_file(self, path: Path, to: str) -> None:
+        """Shows a file of the run in MLflow, too; again where it has changed.
+
+        Args:
+          to: folder of artifacts.
+        """
+        for tracker in self.trackers:
+            if isinstance(tracker, MLflow):
+                tracker.keep_file(path, to)
+
     def close(self, status: str) -> None:
         """Ends the records with status FINISHED, FAILED or KILLED."""
         with contextlib.ExitStack() as stack:  # one that fails leaves none open

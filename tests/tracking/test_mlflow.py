@@ -184,3 +184,18 @@ def test_telemetry_is_off_unless_the_user_said_otherwise(monkeypatch):
                 monkeypatch.setenv(name, value)
         mlflow_tracker._quiet_environment()
         assert tuple(map(os.environ.get, names)) == wanted
+
+
+def test_a_file_of_a_run_goes_with_its_rows(folder, tmp_path):
+    """The newest of it, once what was logged is sent."""
+    page = tmp_path / "page.html"
+    tracker = MLflow(config(folder), folder / "a", earlier=())
+    for text in ("old", "new"):
+        page.write_text(text)
+        tracker.keep_file(page, "inspected")
+        log_losses(tracker, [23])
+    tracker.close("FINISHED")
+    kept = client(folder).download_artifacts(
+        run_id(folder / "a"), "inspected/page.html", str(tmp_path)
+    )
+    assert Path(kept).read_text() == "new"

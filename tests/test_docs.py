@@ -16,6 +16,7 @@ from tests.test_layering import ROOT, imports
 
 DOCS = [
     ROOT / "README.md",
+    ROOT / "README.ko.md",
     ROOT / "wmtp_torch_mps" / "README.md",
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
@@ -79,6 +80,43 @@ def test_every_field_is_told_with_its_default():
         assert len(row.split(" | ")) == 3 and row.split(" | ")[2].strip("| ")
         for alias in leaf.aliases:
             assert f"`{alias}`" in row
+
+
+# The Korean README.
+
+
+def code_blocks(text: str) -> list[str]:
+    """Indented and fenced blocks of code, in their order."""
+    blocks = r"^```\w*\n.*?^```$|(?:^    \S[^\n]*\n)+"
+    return re.findall(blocks, text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_korean_readme_has_the_same_commands():
+    """Block by block, letter for letter: a new command has to be added to both."""
+    blocks = code_blocks(text_of("README.md"))
+    assert len(blocks) > 6 and any("make train" in x for x in blocks)
+    assert code_blocks(text_of("README.ko.md")) == blocks
+
+
+def test_the_korean_readme_has_the_same_facts():
+    """Figures of the run, commands within the text, rows of both tables, options."""
+    english, korean = text_of("README.md"), text_of("README.ko.md")
+    for pattern in (
+        r"\b\d\.\d{4}\b",
+        r"`((?:uv|make|python) [^`]+)`",
+        r"^\| (`[^|]*`) \|",
+        r"(?<![\w-])--[a-z][\w.-]*[a-z0-9]",
+    ):
+        reads = re.compile(pattern, re.MULTILINE | re.ASCII)
+        found = set(reads.findall(english.split("## How fast")[0]))
+        assert found and found <= set(reads.findall(korean)), pattern
+    places = english.split("## Where things are")[1]
+    for place in re.findall(r"^\| (`.*?) \|", places, re.M):
+        assert f"| {place} |" in korean
+    for name, row in ALGORITHMS.items():
+        (line,) = [x for x in korean.splitlines() if x.startswith(f"| `{name}` |")]
+        rest = f"| `{row.formula}` | {row.rule} | {doc_tables.needs(name)} |"
+        assert line.endswith(rest), name
 
 
 # Paths and links.

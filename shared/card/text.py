@@ -1,6 +1,7 @@
 """The sections of a card, from what is known of a run."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from shared.algorithms import head_weights
@@ -232,7 +233,7 @@ def contamination(facts: Facts) -> str:
     rows = []
     for name, counts in found.get("benchmarks", {}).items():
         kinds = [counts[kind]["documents"] for kind in KINDS]
-        shown = name if name.isalnum() else name.rstrip("/").rsplit("/", 1)[-1]
+        shown = PurePath(name).name  # of a file, no path of somebody's machine
         rows.append([code(shown), counts["documents"], *kinds])
     if not rows:
         return ""

@@ -11,8 +11,10 @@ from shared.card.card import is_untouched, write_card
 from shared.huggingface.folder import files_digest
 from shared.state.portable_state import check_state
 from tests.exported import modules_cache  # noqa: F401  (a fixture that acts by itself)
+from tests.trained import copy_of
 from wmtp_jax import export as jax_export
 from wmtp_jax import train as jax_train
+from wmtp_torch_mps import evaluate as torch_evaluate
 from wmtp_torch_mps import export as torch_export
 from wmtp_torch_mps import train as torch_train
 
@@ -59,6 +61,21 @@ def test_both_say_the_same_of_the_same_run(whole_run, tmp_path):
         assert text.splitlines()[:-1] == named.splitlines()[:-1]
         texts.append(re.sub(OWN, "", text))
     assert texts[0] == texts[1]
+
+
+def test_evaluate_puts_its_results_on_the_card(whole_run, tmp_path):
+    """And on that of a later export of the same weights, not of others."""
+    run = copy_of(whole_run(torch_train, "baseline"), tmp_path)
+    asked = ["--model", str(run), "--tasks", "validation"]
+    assert torch_evaluate.main(asked) == 0
+    text = read(run / "model")
+    (row,) = [x for x in text.splitlines() if x.startswith("| validation split |")]
+    assert " [" in row and is_untouched(text)
+    for step, there in {12: True, 6: False}.items():
+        out = tmp_path / str(step)
+        checkpoint = run / "checkpoints" / str(step)
+        assert torch_export.main([str(checkpoint), "--to", str(out)]) == 0
+        assert (row in read(out)) == there
 
 
 def test_the_lines_that_load_it_load_it(whole_run):

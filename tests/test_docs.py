@@ -16,17 +16,19 @@ from tests.test_layering import ROOT, imports
 
 DOCS = [
     ROOT / "README.md",
+    ROOT / "README.ko.md",
     ROOT / "wmtp_torch_mps" / "README.md",
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCS]
 FOLDERS = ("shared", "wmtp_jax", "wmtp_torch_mps", "docs", "tests", "benchmarks")
-TO_BE_MADE = ("tests/test_models/",)  # by a command beside it
+TO_BE_MADE = ("tests/test_models/", "tests/test_surprise.py")  # by what is beside it
 # Of other programs.
 FOREIGN = {"--backend-store-uri", "--logdir", "--model_args", "--speculative-config"}
 FOREIGN |= {"--tasks"}
 TRAINERS = ("wmtp_jax.train", "wmtp_torch_mps.train")
+ADDED = {"surprise"}  # by tests/test_adding_a_weighting.py, as its page says
 
 
 def text_of(name: str) -> str:
@@ -78,6 +80,43 @@ def test_every_field_is_told_with_its_default():
         assert len(row.split(" | ")) == 3 and row.split(" | ")[2].strip("| ")
         for alias in leaf.aliases:
             assert f"`{alias}`" in row
+
+
+# The Korean README.
+
+
+def code_blocks(text: str) -> list[str]:
+    """Indented and fenced blocks of code, in their order."""
+    blocks = r"^```\w*\n.*?^```$|(?:^    \S[^\n]*\n)+"
+    return re.findall(blocks, text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_korean_readme_has_the_same_commands():
+    """Block by block, letter for letter: a new command has to be added to both."""
+    blocks = code_blocks(text_of("README.md"))
+    assert len(blocks) > 6 and any("make train" in x for x in blocks)
+    assert code_blocks(text_of("README.ko.md")) == blocks
+
+
+def test_the_korean_readme_has_the_same_facts():
+    """Figures of the run, commands within the text, rows of both tables, options."""
+    english, korean = text_of("README.md"), text_of("README.ko.md")
+    for pattern in (
+        r"\b\d\.\d{4}\b",
+        r"`((?:uv|make|python) [^`]+)`",
+        r"^\| (`[^|]*`) \|",
+        r"(?<![\w-])--[a-z][\w.-]*[a-z0-9]",
+    ):
+        reads = re.compile(pattern, re.MULTILINE | re.ASCII)
+        found = set(reads.findall(english.split("## How fast")[0]))
+        assert found and found <= set(reads.findall(korean)), pattern
+    places = english.split("## Where things are")[1]
+    for place in re.findall(r"^\| (`.*?) \|", places, re.M):
+        assert f"| {place} |" in korean
+    for name, row in ALGORITHMS.items():
+        (line,) = [x for x in korean.splitlines() if x.startswith(f"| `{name}` |")]
+        rest = f"| `{row.formula}` | {row.rule} | {doc_tables.needs(name)} |"
+        assert line.endswith(rest), name
 
 
 # Paths and links.
@@ -204,7 +243,7 @@ def test_training_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
     understood = 0
     for module, *words in commands():
-        if module not in TRAINERS or "--help" in words:
+        if module not in TRAINERS or "--help" in words or ADDED & {*words}:
             continue
         try:
             run(*words)

@@ -40,6 +40,7 @@ ORDER = {
     "shared/decoding": {"numpy", "array_api_compat", "jaxtyping", "rich"},
     "shared/serving": {"numpy"},
     "shared/evaluation": {"numpy", "scipy"},
+    "shared/card": set(),
     "shared/inspection": {"numpy", "rich"},
     "shared/comparison": {
         *("numpy", "scipy", "statsmodels", "jinja2", "markupsafe", "matplotlib"),

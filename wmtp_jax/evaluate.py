@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.card.card import renew_card
 from shared.config.fields import MachineConfig
 from shared.data.examples import Example
 from shared.decoding.requests import DRAFTERS, Sampling
@@ -87,6 +88,7 @@ def run(asked: argparse.Namespace) -> None:
     if what.written and 1 < asked.samples < ENOUGH:
         console.say(f"pass@k is better told from {ENOUGH} samples or more (--samples)")
     report.track(asked.tracking)
+    renew_card(asked.model)
 
 
 def load_tools(asked: argparse.Namespace, what: command.Asked) -> Tools:

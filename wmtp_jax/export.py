@@ -4,13 +4,15 @@
     python -m wmtp_jax.export RUN/checkpoints/50 --to FOLDER
     python -m wmtp_jax.export RUN --to FOLDER --for vllm  # for its Medusa drafter
 
-Stock `transformers` opens the folder; head 0 is the model. Heads k >= 1 and the value
-head lie beside it in files of their own (`shared/huggingface/folder.py`), and the state
-of the training (`shared/state/portable_state.py`), with which `--resume FOLDER` of
-either trainer starts a new run that goes on from it.
+Stock `transformers` opens the folder; head 0 is the model, and `README.md` its card.
+Heads k >= 1 and the value head lie beside it in files of their own
+(`shared/huggingface/folder.py`), and the state of the training
+(`shared/state/portable_state.py`), with which `--resume FOLDER` of either trainer
+starts a new run that goes on from it.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from shared.card.card import card_beside
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
@@ -43,17 +46,19 @@ def export(
     cfg: Config,
     tokenizer: Tokenizer,
     token_map: list[int] | None = None,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes model, heads, value head and tokenizer; a whole folder or none.
 
     Args:
       token_map: ids that heads draft, if not all.
+      card: writes the model card beside it.
 
     Raises:
       ValueError: if the folder has files in it or cannot be written.
     """
-    host = jax.device_get(params)
-    write_model(folder, host, cfg.model, cfg.heads, tokenizer, token_map=token_map)
+    host, beside = jax.device_get(params), {"token_map": token_map, "beside": card}
+    write_model(folder, host, cfg.model, cfg.heads, tokenizer, **beside)
 
 
 def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
@@ -68,12 +73,13 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     """
     path, wanted, cfg, tokenizer = run_to_export(run, NAME, INSTEAD)
     step, state, position = checkpoint.read_run(path, cfg, wanted)
+    card = card_beside(path, step)
     if model_only:
-        export(folder, state.params, cfg, tokenizer, read_token_map(path))
+        export(folder, state.params, cfg, tokenizer, read_token_map(path), card)
     else:
         params = jax.device_get(state.params)
         kept = _training_state(state, position, cfg, path)
-        write_training(folder, params, kept, tokenizer, path)
+        write_training(folder, params, kept, tokenizer, path, card)
     return step
 
 

@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 from optax import GradientTransformation
 
+from shared.card.card import write_card
 from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
@@ -128,7 +129,10 @@ def train(
             model["token_map"] = read_token_map(run.path)
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
             replace_folder(run.path / "model", write)
-        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
+        ends = (last, num_steps, machine, loop.ui_command, exported)
+        summary = run.finish(done, *ends)
+        write_card(run.path)
+        return summary
 
 
 def begin(

@@ -5,6 +5,7 @@ digest before it is read, and stock `transformers`, or `wmtp_jax`, can go on fro
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,13 @@ def write(
     state: TrainState,
     position: dict[str, Any],
     tokenizer: Tokenizer,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
-    """Model and training state as one new folder."""
+    """Model and training state as one new folder.
+
+    Args:
+      card: writes the model card of an export beside it.
+    """
     model, cfg = state.params, state.params.cfg
     state.optimizer.zero_grad(set_to_none=True)  # of the step before; memory for this
     moments = moments_of(state.optimizer, model)
@@ -79,7 +85,7 @@ def write(
     params = by_name(named(model))
     for tree in (params, kept.moments):
         require_finite(state.step, named_arrays(tree))
-    write_training(folder, params, kept, tokenizer, run)
+    write_training(folder, params, kept, tokenizer, run, card)
 
 
 def _adapted(state: TrainState) -> dict[str, float] | None:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from shared.card.card import renew_card
 from shared.config.fields import MachineConfig
 from shared.evaluation import asked as command
 from shared.evaluation.report import Report, keep_validation
@@ -74,6 +75,7 @@ def run(asked: argparse.Namespace) -> None:
         keep_validation(report, source, tokenizer, most, rows, measure, known)
     report.show()
     report.track(asked.tracking)
+    renew_card(asked.model)
 
 
 def weights_digest(model: Any) -> str:

@@ -4,15 +4,18 @@
     python -m wmtp_torch_mps.export RUN/checkpoints/50 --to FOLDER
     python -m wmtp_torch_mps.export RUN --to FOLDER --for vllm  # for its Medusa drafter
 
-Stock `transformers` opens the folder; head 0 is the model. `--resume FOLDER` of either
-trainer starts a new run that goes on from it, optimizer included.
+Stock `transformers` opens the folder; head 0 is the model, and `README.md` its card.
+`--resume FOLDER` of either trainer starts a new run that goes on from it, optimizer
+included.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from shared.card.card import card_beside
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
 from shared.huggingface.folder import write_model
@@ -32,17 +35,20 @@ def export(
     model: WMTP,
     tokenizer: Tokenizer,
     token_map: list[int] | None = None,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes model, heads, value head and tokenizer; a whole folder or none.
 
     Args:
       token_map: ids that heads draft, if not all.
+      card: writes the model card beside it.
 
     Raises:
       ValueError: if the folder has files in it or cannot be written.
     """
     cfg, params = model.cfg, by_name(named(model))
-    write_model(folder, params, cfg.model, cfg.heads, tokenizer, token_map=token_map)
+    beside = {"token_map": token_map, "beside": card}
+    write_model(folder, params, cfg.model, cfg.heads, tokenizer, **beside)
 
 
 def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
@@ -57,10 +63,11 @@ def export_run(run: str, folder: Path, *, model_only: bool = False) -> int:
     """
     path, wanted, cfg, tokenizer = run_to_export(run, NAME, INSTEAD)
     step, state, position = checkpoint.read_run(path, cfg, wanted)
+    card = card_beside(path, step)
     if model_only:
-        export(folder, state.params, tokenizer, read_token_map(path))
+        export(folder, state.params, tokenizer, read_token_map(path), card)
     else:
-        checkpoint.write(folder, path, state, position, tokenizer)
+        checkpoint.write(folder, path, state, position, tokenizer, card)
     return step
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from shared.card.card import write_card
 from shared.config.fields import Config
 from shared.critic.stage1 import Stage1
 from shared.data.batches import TrainBatches
@@ -104,7 +105,10 @@ def train(
             known = {"tokenizer": tokenizer, "token_map": read_token_map(run.path)}
             write = partial(export, model=state.params, **known)
             replace_folder(run.path / "model", write)
-        return run.finish(done, last, num_steps, machine, loop.ui_command, exported)
+        ends = (last, num_steps, machine, loop.ui_command, exported)
+        summary = run.finish(done, *ends)
+        write_card(run.path)
+        return summary
 
 
 def begin(

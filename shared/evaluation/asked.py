@@ -13,6 +13,7 @@ from shared.evaluation.results.kept import Settings
 from shared.evaluation.tasks.problems import TASKS, Problem
 from shared.evaluation.tasks.prompts import PromptForm
 from shared.evaluation.verdicts import Limits
+from shared.huggingface.folder import files_digest
 from shared.run.main import home_path
 from shared.state.run_folder import named_step, run_of
 
@@ -118,6 +119,18 @@ def add_options(add: Callable[..., Any], tasks: str) -> None:
         help="folder of other results: differences problem by problem")  # fmt: skip
     add("--tracking", choices=("auto", "mlflow", "none"), default="auto",
         help="MLflow beside the files; auto: as the run has it (auto)")  # fmt: skip
+
+
+def files_of(model: str) -> str:
+    """Digest of the files that a model is read from; empty of what is no model folder.
+
+    Args:
+      model: run, RUN/checkpoints/STEP, or folder; a run's own export is meant by a run.
+    """
+    path, run = Path(model).expanduser(), run_of(model)
+    if run is not None and named_step(path) is None:
+        path = run / "model"
+    return files_digest(path) if (path / "config.json").is_file() else ""
 
 
 def default_folder(model: str) -> Path:

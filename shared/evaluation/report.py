@@ -11,6 +11,7 @@ from shared.evaluation.results import table
 from shared.evaluation.results.kept import (
     KeptResults,
     Settings,
+    note_files,
     read_results,
     read_settings,
 )
@@ -42,6 +43,7 @@ class Report:
             raise ValueError(f"--against must be a folder of results, got {against}")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.model, self.ks, self.against = folder, model, ks, against
+        self._files = command.files_of(model)
         self._found: dict[str, tuple[str, Sequence[ProblemResult], Settings]] = {}
 
     @contextmanager
@@ -57,11 +59,13 @@ class Report:
         Raises:
           ValueError: as `KeptResults`.
         """
-        kept = KeptResults(self.folder / f"{task}.jsonl", settings, "--to")
+        path = self.folder / f"{task}.jsonl"
+        kept = KeptResults(path, settings, "--to")
         number, start = settings.num_problems, len(kept.results)
         with Progress(number, task, start=start, unit=unit) as progress:
             yield kept, progress.update
         kept.finish()
+        note_files(path, self._files)
         self._found[task] = name, kept.results, settings
 
     def show(self) -> None:

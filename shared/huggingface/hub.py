@@ -1,7 +1,8 @@
 """Models by name: a local folder as it is, or a snapshot of the Hugging Face hub.
 
-Only configs, tokenizers and safetensors are fetched, never pickles or code. The cache
-is the one that `transformers` uses: what either has fetched the other finds.
+Only configs, tokenizers, safetensors and the model card (for its licence) are fetched,
+never pickles or code. The cache is the one that `transformers` uses: what either has
+fetched the other finds.
 """
 
 import os
@@ -17,6 +18,7 @@ PART = r"(?![-.])[A-Za-z0-9_.-]{1,96}(?<![-.])"
 NAME = re.compile(rf"(?!.*(--|\.\.))(?!.*\.git$)({PART}/)?{PART}")
 REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./+-]{0,199}")
 FETCHED = [
+    "README.md",
     "config.json",
     "generation_config.json",
     "*.safetensors",
@@ -81,6 +83,22 @@ def model_folder(name: str, revision: str, field: str) -> Path:
         ) from error
     _check_snapshot(snapshot, f"{field} must be {NEEDED}, got {shown}")
     return snapshot
+
+
+def folder_on_disk(name: str, revision: str) -> Path | None:
+    """What `model_folder` would find without asking the hub; None if that is nothing.
+
+    Args: as there.
+    """
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):
+        return Path(folder)
+    if not NAME.fullmatch(name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 @cache

@@ -11,12 +11,13 @@ trunk with `heads.only`) has none. `first` is AdamW's
 and Lion's mean of gradients and SGD's momentum; `second` AdamW's mean of squares.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
+from shared.huggingface.card_data import CARD
 from shared.huggingface.config_json import make_hf_config
 from shared.huggingface.folder import STATE, file_digest, read_model, write_model
 from shared.huggingface.json_keys import read_keys
@@ -98,19 +99,30 @@ def write_state(
 
 
 def write_training(
-    folder: Path, params: Params, state: TrainingState, tokenizer: Tokenizer, run: Path
+    folder: Path,
+    params: Params,
+    state: TrainingState,
+    tokenizer: Tokenizer,
+    run: Path,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a model with the state of its training beside it; all of it or nothing.
 
     Args:
       params: as of `write_model`.
       run: whose signals and token map come along.
+      card: writes the model card beside it.
 
     Raises:
       ValueError: as `write_model` and `write_state`.
     """
     model, heads = state.config.model, state.config.heads
-    beside = partial(write_state, state=state, signals_from=run / "signals")
+
+    def beside(made: Path) -> None:
+        write_state(made, state, run / "signals")
+        if card is not None:
+            card(made)
+
     ids = read_token_map(run)
     write_model(folder, params, model, heads, tokenizer, token_map=ids, beside=beside)
 
@@ -152,10 +164,11 @@ def read_state(folder: Path) -> tuple[Params, TrainingState]:
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of the files in the folder and its signals, but the header's."""
+    """Names of the files in the folder and its signals, but header and model card."""
     paths = [*folder.iterdir(), *folder.glob("signals/*")]
     names = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
-    return sorted(name for name in names if NAME.fullmatch(name) and name != HEADER)
+    left = (HEADER, CARD)  # a card is there to be edited
+    return sorted(name for name in names if NAME.fullmatch(name) and name not in left)
 
 
 def _check_file_digest(folder: Path, name: str, digest: str) -> None:

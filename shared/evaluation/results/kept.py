@@ -61,6 +61,7 @@ class Settings:
     versions: Mapping[str, str]
 
 
+FILES = "model_files"  # digest of the files that the model was read from
 COUNT: Kind = (
     "an integer >= 0",
     lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 0,
@@ -151,6 +152,17 @@ class KeptResults:
 def settings_file(path: Path) -> Path:
     """The file beside a file of results that tells what decided them."""
     return path.with_name(f"{path.name.removesuffix('.jsonl')}.settings.json")
+
+
+def note_files(path: Path, digest: str) -> None:
+    """Keeps beside a whole file which weights it is of (`folder.files_digest`).
+
+    No setting: it tells a model card whose results these are, and results that are
+    older than this note go on without it.
+    """
+    settings = read_settings(path)
+    if digest and settings.get(FILES) != digest:
+        write_json(settings_file(path), settings | {FILES: digest})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

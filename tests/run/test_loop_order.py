@@ -46,7 +46,7 @@ def run(tmp_path, *, asynchronous, eval_every=100):
     events = []
     cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
     cfg = replace(cfg, train=TrainConfig(eval_every=eval_every, save_every=100))
-    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False)
+    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0)
     loop = Loop(
         run,
         Progressed({}, first_eval={}),

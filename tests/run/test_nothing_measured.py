@@ -69,7 +69,7 @@ def test_validation_reports_heads_that_have_targets():
 def test_nothing_is_not_the_best(tmp_path):
     """The old 0.0 was, and no later evaluation could be better."""
     cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
-    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False)
+    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0)
     done = Progressed({})
     loop = Loop(run, done, 0, 3, iter([]), [small_batch()])
     loop.evaluated(0, [{"nll_K": [0.0], "count_K": [0.0]}])

@@ -136,7 +136,6 @@ def summarize(
         "seed": cfg.seed,
         "steps": steps,
         "stopped_early": steps < num_steps,
-        "ended_by": _ended_by(cfg, done, steps, num_steps),
         "eval_before": done.first_eval,
         "eval_after": done.last_eval,
         _best_name(cfg): done.best_nll,
@@ -155,13 +154,6 @@ def summarize(
         },
         "backend": inputs.digests["backend"],
     } | machine
-
-
-def _ended_by(cfg: Config, done: Progressed, steps: int, num_steps: int) -> str:
-    """Whether a run has come to its end, or only to that of a session."""
-    if steps >= num_steps:
-        return "steps"
-    return "patience" if 0 < cfg.train.patience <= done.worse else "signal"
 
 
 def _best_name(cfg: Config) -> str:

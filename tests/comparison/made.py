@@ -224,7 +224,6 @@ def _leave_run(
     summary = {
         "run_name": member.name,
         "steps": steps,
-        "ended_by": "steps",
         "seconds": 12.5 + member.seed if member.seed is not None else 12.5,
         "peak_memory_mib": 700 + int(noise.integers(50)),
         "device": "cpu",

@@ -178,11 +178,9 @@ def evaluated_folder(folder: Path, member: Member) -> Path:
 
 
 def is_trained(folder: Path, member: Member) -> bool:
-    """Whether its run has come to its end; one that was told to stop has not."""
-    if not member.command:
-        return True
-    summary = _json(run_folder(folder, member) / "summary.json", {})
-    return summary.get("ended_by", "signal") != "signal"
+    """Whether its run has come to its end; one that was told to stop has no summary."""
+    summary = run_folder(folder, member) / "summary.json"
+    return not member.command or summary.is_file()
 
 
 def failure_file(folder: Path, member: Member) -> Path:

@@ -77,8 +77,7 @@ def run_member(
         wait_for_folder(run_folder(folder, member), deadline)
         began = time.monotonic()
         code = run_job(job, log, deadline)
-        stopped = job.what == "train" and code == 0 and not is_trained(folder, member)
-        if code == STOPPED or stopped:
+        if code == STOPPED:
             raise KeyboardInterrupt  # somebody else has told it to stop
         if code:
             why = f"{job.what}: {_last_error(log)} (exit code {code}; {log})"

@@ -117,7 +117,7 @@ def warned(caplog, cfg, *, off=0.0):
     """The warnings of a first evaluation whose reference is `off` by that factor."""
     batch = small_batch().changed(np.asarray)
     total = float(batch.signals["ref_nll"].sum())
-    run = SimpleNamespace(cfg=cfg, path=None, resumed=False)
+    run = SimpleNamespace(cfg=cfg, path=None, resumed=False, started=0.0)
     loop = Loop(run, Progressed({}), 0, 3, iter([]), [batch])
     caplog.clear()
     nll_K = np.full(cfg.heads.count, total * (1 + off))

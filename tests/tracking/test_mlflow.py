@@ -22,7 +22,8 @@ killed, folder = tracked.killed, tracked.folder
 
 def test_two_processes_at_once_make_one_store(killed):
     names = {"a", "b", "mlflow.db", "mlflow.db.lock"}
-    assert {path.name for path in killed.iterdir()} == names
+    # A copy of the store, made for another test, keeps its artifacts here.
+    assert {path.name for path in killed.iterdir()} - {"mlartifacts"} == names
     for name in "ab":
         run = client(killed).get_run(run_id(killed / name))
         assert (run.info.run_name, run.info.status) == (name, "RUNNING")

@@ -114,8 +114,8 @@ def half_width(
     if spread.seeds == 1:
         return np.full(seed.shape, quantile * math.sqrt(spread.alone))
     far = max(float(stdtrit(spread.seeds - 1, 1 - tail)), quantile)
-    turn = 1 + 6 / (spread.seeds - 1)
-    turn = seed + turn * (quantile / far) ** 2 * spread.problem
+    begins = (1 + 6 / (spread.seeds - 1)) * (quantile / far) ** 2
+    turn = seed + begins * spread.problem
     share = np.divide(seed, turn, out=np.zeros(seed.shape), where=turn > 0)
     square = quantile**2 * (spread.problem + seed)
     square = square + (far**2 - quantile**2) * seed * share

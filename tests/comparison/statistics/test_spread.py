@@ -76,8 +76,8 @@ def test_spreads_without_problems_or_seeds_to_tell_them():
 def test_intervals_miss_what_they_may(seeds, rest_part):
     """95 +- 1 %, whatever seeds and what is left have of the variance."""
     found = [missed(seeds, ratio, rest_part) for ratio in RATIOS]
-    assert min(found) > (0.039 if seeds > 2 else 0.02)
-    assert max(found) < 0.055
+    assert min(found) > (0.039 if seeds > 2 else 0.024)
+    assert max(found) < 0.057
 
 
 @pytest.mark.parametrize("level", [0.9, 0.9875, 0.995])
@@ -90,8 +90,11 @@ def test_intervals_of_other_levels_miss_what_they_may(level):
 
 
 def test_the_usual_degrees_of_freedom_miss_too_often():
-    found = [missed(3, ratio, 0, turn=satterthwaite) for ratio in RATIOS[1:]]
-    assert 0.075 < max(found) < 0.08
+    three, two = (
+        max(missed(seeds, ratio, 0, turn=satterthwaite) for ratio in RATIOS[1:])
+        for seeds in (3, 2)
+    )
+    assert 0.075 < three < 0.08 and 0.12 < two < 0.13
 
 
 def test_the_ends_are_those_of_z_and_t():

@@ -39,7 +39,7 @@ class Arms:
 
     Attributes:
       configs: of each arm's first seed, before its steps are known.
-      inputs: of each arm; arms of one algorithm share them.
+      inputs: of each arm; those that ask the same of frozen models share them.
     """
 
     configs: dict[str, Config]
@@ -54,16 +54,16 @@ def read_arms(arms: Sequence[Arm], asked: Asked, backend: str) -> Arms:
     """
     configs: dict[str, Config] = {}
     inputs: dict[str, Inputs] = {}
-    of_algorithm: dict[tuple[str, int], Inputs] = {}
+    read: dict[tuple[str, ...], Inputs] = {}  # by signals: all else is the same
     for arm in arms:
         if arm.kind != "trained":
             continue
         cfg = config_of(arm, asked, backend)
         require_effect(cfg)
-        key = (cfg.algo, cfg.heads.count)
-        if key not in of_algorithm:
-            of_algorithm[key] = read_inputs(cfg, backend)
-        found = of_algorithm[key]
+        key = cfg.algorithm.signals
+        if key not in read:
+            read[key] = read_inputs(cfg, backend)
+        found = read[key]
         inputs[arm.name] = replace(found, cfg=replace(cfg, model=found.cfg.model))
         configs[arm.name] = inputs[arm.name].cfg
     return Arms(configs=configs, inputs=inputs)

@@ -17,12 +17,13 @@ from shared.tracking.flops import step_flops
 SMALL = (
     "--model smoke --model.num-layers 1 --model.width 16 --heads 2 "
     "--model.max-positions 512 --data.max-length 64 "
-    "--reference.epochs 2 --train.epochs 2"
+    "--reference.epochs 2 --train.epochs 2 --data.max-examples 12"
 ).split()
 
 
 def planned(folder, *options, measure=None):
-    asked = read_arguments([*SMALL, "--to", str(folder), *options], "wmtp_jax", "doc")
+    few = ("--limit", "5", "--to", str(folder))
+    asked = read_arguments([*SMALL, *few, *options], "wmtp_jax", "doc")
     return make_plan(asked, "wmtp_jax", {}, measure)[0]
 
 

@@ -82,6 +82,14 @@ def difference(
     of the two-way analysis of variance (`spread.half_width`). Errors over problems, of
     pairs: Miller 2024 (arXiv 2411.00640).
 
+    Measured, 2000 experiments of each kind, seeds of no, a tenth or all of the
+    variance that problems make, 60 to 500 problems: 95 % intervals of 3 or 6 seeds held
+    the truth in 93.9 to 96.7 % (normal or skewed differences) and 94.2 to 97.4 %
+    (greedy pass@1, 8 % of the differences not 0); of 2 seeds in 95.5 to 98.1 %. The
+    plain bootstrap of problems and seeds: 97.5 to 93.1 % with 3 seeds, and 79 % where
+    seeds make ten times what problems do. Seeds are taken for normal: three cannot
+    tell.
+
     With one seed it is about problems alone (`Difference.seeds_sampled`).
 
     Shares get two problems more, one that each arm solves as far better as problems

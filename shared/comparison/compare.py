@@ -10,7 +10,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -172,8 +173,9 @@ def report(asked: Asked, outcome: Outcome) -> None:
             outcome.code = REGRESSED
 
 
-def held(folder: Path) -> FileLock:
-    """The folder of the comparison, which no other call may work in.
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the folder of the comparison, which no other call may work in.
 
     Raises:
       ValueError: if one does, or it cannot be written.
@@ -188,7 +190,10 @@ def held(folder: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise cannot_write("--to must be a folder to write", folder, error) from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def machine_of(versions: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ train: .venv/.base
 # looks like, not which algorithm is better.
 compare: .venv/.base
 	$(BIN)/python -m wmtp_jax.compare --model smoke --model.max-positions 512 \
-		--train.max-steps 40 --seeds 2
+		--train.max-steps 40 --seeds 1
 
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -23,12 +23,9 @@ from transformers import AutoModelForCausalLM
 folder = "."  # where this file lies, or the name on the hub
 AutoModelForCausalLM.from_pretrained(folder)  # head 0
 ```"""
-LOAD_HEADS = """\
-```python
-from transformers import AutoModelForCausalLM
-
-folder = "."  # where this file lies, or the name on the hub
-AutoModelForCausalLM.from_pretrained(folder)  # head 0
+# For whoever reads the card: nothing here loads a model so.
+LOAD_HEADS = f"""\
+{LOAD.removesuffix("```")}\
 AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)  # all heads
 ```
 

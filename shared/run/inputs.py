@@ -187,15 +187,7 @@ def make_batches(
     def columns(name: str) -> Columns:
         return signals.of(name, cfg.algorithm.signals) if signals else {}
 
-    train = TrainBatches(
-        splits["train"],
-        columns("train"),
-        max_length=cfg.data.max_length,
-        batch_size=cfg.data.batch_size,
-        accumulation=cfg.train.accumulation,
-        layout=cfg.data.layout,
-        seed=cfg.seed,
-    )
+    train = train_batches(cfg, splits["train"], columns("train"))
     validation = eval_batches(
         splits["validation"],
         columns("validation"),
@@ -206,17 +198,24 @@ def make_batches(
     return train, validation
 
 
-def reference_batches(cfg: Config, split: Split) -> tuple[TrainBatches, int]:
-    """What a reference is trained on, and in how many steps."""
-    batches = TrainBatches(
+def train_batches(
+    cfg: Config, split: Split, columns: Columns | None = None
+) -> TrainBatches:
+    """A split as the config has it trained on, with signals or without."""
+    return TrainBatches(
         split,
-        {},
+        columns or {},
         max_length=cfg.data.max_length,
         batch_size=cfg.data.batch_size,
         accumulation=cfg.train.accumulation,
         layout=cfg.data.layout,
         seed=cfg.seed,
     )
+
+
+def reference_batches(cfg: Config, split: Split) -> tuple[TrainBatches, int]:
+    """What a reference is trained on, and in how many steps."""
+    batches = train_batches(cfg, split)
     return batches, sum(batches.steps_per_epoch(e) for e in range(cfg.train.epochs))
 
 

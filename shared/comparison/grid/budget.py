@@ -24,9 +24,15 @@ import numpy as np
 from shared.algorithms import PLAIN
 from shared.comparison.grid.found import Budget, Cost, Kind, Preparing, Share
 from shared.config.fields import Config
-from shared.data.batches import Batch, TrainBatches
+from shared.data.batches import Batch
 from shared.data.documents import Split
-from shared.run.inputs import Inputs, count_steps, make_batches, reference_batches
+from shared.run.inputs import (
+    Inputs,
+    count_steps,
+    make_batches,
+    reference_batches,
+    train_batches,
+)
 from shared.signals.columns import needs_model
 from shared.targets import target_mask
 from shared.tracking.flops import head_flops, step_flops, trunk_flops
@@ -45,15 +51,7 @@ def step_cost(cfg: Config, split: Split, steps: int) -> Cost:
       split: that is trained on.
       steps: of the run, >= 1.
     """
-    train = TrainBatches(
-        split,
-        {},
-        max_length=cfg.data.max_length,
-        batch_size=cfg.data.batch_size,
-        accumulation=cfg.train.accumulation,
-        layout=cfg.data.layout,
-        seed=cfg.seed,
-    )
+    train = train_batches(cfg, split)
     costs = [_of_batch(cfg, batch) for batch in islice(train, min(steps, MOST_STEPS))]
     tokens, flops = (float(np.mean(x)) for x in zip(*costs, strict=True))
     return Cost(steps=1, tokens=tokens, flops=flops)

@@ -33,13 +33,7 @@ def difference_plots(
     """Intervals of the differences to ntp and to baseline, where these are compared."""
     drawn = []
     for goal, words in GOALS.items():
-        own = select(
-            records,
-            kind="difference",
-            task=measure.task,
-            metric=measure.metric,
-            second=goal,
-        )
+        own = _differences(records, measure, goal)
         bars = []
         for arm in found.plan.arms:
             for x in select(own, first=arm.name):
@@ -63,6 +57,14 @@ def difference_plots(
                 )
             )
     return drawn
+
+
+def _differences(
+    records: Sequence[Record], measure: Measure, second: str
+) -> list[Record]:
+    """What was found of every arm against that one."""
+    of = {"task": measure.task, "metric": measure.metric, "second": second}
+    return select(records, kind="difference", **of)
 
 
 def score_plot(
@@ -91,13 +93,7 @@ def win_plots(found: Found, records: Sequence[Record], measure: Measure) -> list
     """Problems won, tied and lost against ntp and baseline."""
     drawn = []
     for goal, words in GOALS.items():
-        own = select(
-            records,
-            kind="difference",
-            task=measure.task,
-            metric=measure.metric,
-            second=goal,
-        )
+        own = _differences(records, measure, goal)
         counts = [
             Count(arm, x.get("win"), x.get("tie"), x.get("loss"))
             for arm in found.plan.arms

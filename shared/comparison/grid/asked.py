@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.algorithms import ALGORITHMS
+from shared.algorithms import ALGORITHMS, PLAIN
 from shared.comparison.grid.arms import NTP
 from shared.comparison.grid.budget import KINDS
 from shared.comparison.grid.found import Kind, Preparing
+from shared.comparison.scores import BITS as BITS_METRIC
 from shared.evaluation.asked import BITS, read_asked
 from shared.run.main import check_least, home_path
 
@@ -111,7 +112,7 @@ def read_arguments(argv: Sequence[str], backend: str, doc: str) -> Asked:
         folder=known.to,
         hours=known.hours,
         keep=known.keep,
-        regression=_regression(known.fail_on_regression),
+        regression=_regression(known.fail_on_regression, known),
         dry_run=known.dry_run,
         report_only=known.report_only,
         training=tuple(rest),
@@ -183,7 +184,8 @@ def _budget(text: str) -> tuple[Kind, float | None]:
     return kind, amount
 
 
-def _regression(text: str) -> tuple[str, float] | None:
+def _regression(text: str, known: argparse.Namespace) -> tuple[str, float] | None:
+    """Metric and tolerance; what cannot be asked is told before the grid, not after."""
     if not text:
         return None
     metric, _, number = text.rpartition(":")
@@ -195,6 +197,18 @@ def _regression(text: str) -> tuple[str, float] | None:
         raise ValueError(
             "--fail-on-regression must be METRIC:TOLERANCE with a tolerance >= 0, got "
             f"{text!r}"
+        )
+    tasks = _names(known.tasks)
+    metrics = [BITS_METRIC] * (BITS in tasks)
+    metrics += [f"pass@{k}" for k in dict.fromkeys((1, *known.k))] * (tasks != (BITS,))
+    if metric not in metrics:
+        raise ValueError(
+            f"--fail-on-regression must be of {', '.join(metrics)}, which --tasks and "
+            f"--k decide, got {metric!r}"
+        )
+    if not known.report_only and PLAIN not in _names(known.algos):
+        raise ValueError(
+            f"--fail-on-regression is against {PLAIN}, which must be of --algos"
         )
     return metric, tolerance
 

@@ -143,6 +143,8 @@ def test_the_cost_of_a_step_is_the_mean_of_its_batches(tmp_path):
         (["--tasks", "bits,mbpp", "--k", "2"], "--k must be at most --samples = 1"),
         (["--hours", "-1"], "--hours must be >= 0"),
         (["--fail-on-regression", "x"], "--fail-on-regression must be METRIC:TOL"),
+        (["--fail-on-regression", "loss:1"], "must be of bits_per_byte, which"),
+        (["--algos", "ntp", "--fail-on-regression", "bits_per_byte:1"], "of --algos"),
         (["--algos", "none"], "--algos must be of ntp"),
         (["--problems", "mbpp=nowhere"], "nowhere"),
         (["--files", "other=nowhere"], "--files must have a file of every task"),

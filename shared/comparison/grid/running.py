@@ -72,6 +72,8 @@ def run_member(
     log = folder / "logs" / f"{member.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     failure_file(folder, member).unlink(missing_ok=True)
+    if is_trained(folder, member) and lacks_model(folder, plan, member):
+        shutil.rmtree(run_folder(folder, member))
     for job in jobs_of(folder, plan, member, asked):
         told(member, job.what)
         wait_for_folder(run_folder(folder, member), deadline)
@@ -93,15 +95,16 @@ def jobs_of(folder: Path, plan: Plan, member: Member, asked: Asked) -> list[Job]
     if plan.arm(member.arm).kind == "files":
         return []
     jobs, run = [], run_folder(folder, member)
-    if not is_trained(folder, member):
+    again = lacks_model(folder, plan, member)
+    if not is_trained(folder, member) or again:
         command = member.command
-        if (run / "config.yaml").is_file():
+        if (run / "config.yaml").is_file() and not again:
             command = (f"{plan.backend}.train", "--resume", str(run))
         jobs.append(Job("train", command))
     there = evaluated_folder(folder, member)
     compiled = ("--compiled", str((folder / "runs" / "compiled").absolute()))
     writes = plan.backend == "wmtp_jax"
-    if not all((there / f"{task}.jsonl").is_file() for task in plan.tasks):
+    if not is_evaluated(folder, plan, member):
         own = ("--model", member.model, "--to", str(there), "--tracking", "none")
         command = (f"{plan.backend}.evaluate", *own, *plan.evaluate)
         jobs.append(Job("evaluate", command + compiled * writes))
@@ -112,6 +115,28 @@ def jobs_of(folder: Path, plan: Plan, member: Member, asked: Asked) -> list[Job]
         command += ("--drafters", "heads", "--tokens", "64", "--json", str(file))
         jobs.append(Job("acceptance", command + compiled))
     return jobs
+
+
+def is_evaluated(folder: Path, plan: Plan, member: Member) -> bool:
+    """Whether it has the results of every task."""
+    there = evaluated_folder(folder, member)
+    return all((there / f"{task}.jsonl").is_file() for task in plan.tasks)
+
+
+def lacks_model(folder: Path, plan: Plan, member: Member) -> bool:
+    """Whether a run that has ended is to be evaluated, but was tidied away.
+
+    So it is where another evaluation is asked for later: it is trained again.
+    """
+    if not member.command or not is_trained(folder, member):
+        return False
+    model = Path(member.model)  # a run, or one of its checkpoints
+    if model == run_folder(folder, member):
+        places = [model / "model", model / "checkpoints"]
+    else:
+        places = [model]
+    there = any(place.is_dir() for place in places)
+    return not there and not is_evaluated(folder, plan, member)
 
 
 def _has_heads(plan: Plan, member: Member) -> bool:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,16 @@ def test_checkpoints_of_a_finished_run_go(tmp_path, keep, left):
     assert (tmp_path / "runs" / "a" / "checkpoints").exists() == left
     assert model.exists() == (keep != "results")
     assert read_found_state(tmp_path, plan_of(one)) == ["finished"]
+
+
+def test_a_run_that_was_tidied_away_is_trained_again_for_another_evaluation(tmp_path):
+    one = member(tmp_path, "a")
+    ran(tmp_path, plan_of(one), one, options=("--keep", "results"))
+    other = replace(one, evaluated="another")
+    outcome, told = ran(tmp_path, plan_of(other), other)
+    assert (outcome.state, told) == ("finished", ["train", "evaluate"])
+    started = (tmp_path / "runs" / "started.txt").read_text()
+    assert started == "a 0\na 0\n"
 
 
 def read_found_state(folder, plan):

@@ -15,6 +15,7 @@ from shared.evaluation.results.of_problems import bits_per_byte
 from shared.evaluation.tasks.prompts import find_form
 from shared.evaluation.walls.levels import SandboxError
 from tests import lm_eval_model
+from tests.cases import shorter_rows
 from wmtp_jax import evaluate, harness
 from wmtp_jax.harness_model import TASKS, WMTP
 from wmtp_jax.harness_tasks import problems
@@ -23,9 +24,10 @@ pytestmark = pytest.mark.unaudited  # the harness computes as it likes
 base, ours = lm_eval_model.base, lm_eval_model.ours
 
 
-@pytest.mark.parametrize(
-    "task, form", [("mbpp", "mbpp 3-shot"), ("mbpp_zero_shot", "mbpp zero-shot")]
-)
+FORMS = [("mbpp", "mbpp 3-shot"), ("mbpp_zero_shot", "mbpp zero-shot")]
+
+
+@pytest.mark.parametrize("task, form", shorter_rows(FORMS, FORMS[1:]))
 def test_the_same_numbers_there_and_here(task, form, base, ours, tmp_path, monkeypatch):
     """Of our tasks, without network: every text, every pass, every bit."""
     import socket

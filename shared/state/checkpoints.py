@@ -216,15 +216,16 @@ def newest_whole(
     """
     found = sorted(steps, reverse=True)
     tried = [require_step(folder, found, step)] if step is not None else found
+    reasons = []
     for candidate in tried:
         try:
             return candidate, *read(candidate)
         except ValueError as error:
-            reason = first_line(error)
-            log.warning("checkpoint %d cannot be read: %s", candidate, reason[:200])
+            reasons.append(first_line(error)[:400])
+            log.warning("checkpoint %d cannot be read: %s", candidate, reasons[-1])
     if tried:
         raise ValueError(
             f"no checkpoint in {folder} can be read; got damaged ones: "
-            f"{', '.join(map(str, tried))}"
+            f"{', '.join(map(str, tried))} ({reasons[0]})"
         )
     return None

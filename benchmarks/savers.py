@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.states import bytes_of
+
 SMALL = (
     "--model smoke --model.num-layers 1 --model.width 16 --heads 2 --tracking none "
     "--data.max-length 32 --train.max-steps 2 --train.save-every 1 --device cpu "
@@ -41,33 +43,8 @@ def make_run(package: str) -> Callable[[Path], Made]:
     return make
 
 
-def read_jax(folder: Path) -> dict[str, bytes]:
-    import jax
-
-    from shared.config.layers import load_config
-    from wmtp_jax import checkpoint
-    from wmtp_jax.state import tensor_names
-
-    run = folder.parent.parent
-    cfg = load_config(run / "config.yaml")
-    _, state, _ = checkpoint.read_run(run, cfg, int(folder.name))
-    tree = {"params": state.params, "opt": state.opt_state, "step": state.step}
-    return flat(dict(zip(tensor_names(tree), jax.tree.leaves(tree), strict=True)))
-
-
-def read_torch(folder: Path) -> dict[str, bytes]:
-    from shared.config.layers import load_config
-    from wmtp_torch_mps import checkpoint
-    from wmtp_torch_mps.model import named
-    from wmtp_torch_mps.optimizer import moments_of
-
-    run = folder.parent.parent
-    cfg = load_config(run / "config.yaml")
-    _, state, _ = checkpoint.read_run(run, cfg, int(folder.name))
-    found = {name: x.detach() for name, x in named(state.params).items()}
-    for moment, of in moments_of(state.optimizer, state.params).items():
-        found |= {f"{moment}/{name}": x for name, x in of.items()}
-    return flat(found | {"step": state.step})
+def read_run(package: str) -> Callable[[Path], dict[str, bytes]]:
+    return lambda folder: bytes_of(package, folder.parent.parent, int(folder.name))
 
 
 def make_orbax(folder: Path) -> Made:
@@ -120,8 +97,8 @@ def read_saved(folder: Path) -> dict[str, bytes]:
 
 
 SAVERS: tuple[tuple[str, Callable[[Path], Made], Callable[[Path], object]], ...] = (
-    ("wmtp_jax", make_run("wmtp_jax"), read_jax),
-    ("wmtp_torch_mps", make_run("wmtp_torch_mps"), read_torch),
+    ("wmtp_jax", make_run("wmtp_jax"), read_run("wmtp_jax")),
+    ("wmtp_torch_mps", make_run("wmtp_torch_mps"), read_run("wmtp_torch_mps")),
     ("orbax", make_orbax, read_orbax),
     ("safetensors", make_safetensors, read_safetensors),
     ("torch.save", make_torch, read_saved),

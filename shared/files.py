@@ -162,10 +162,20 @@ def _sync(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder, which loses its name first: nobody sees it half-removed."""
+    """Removes a folder, which loses its name first: nobody sees it half-removed.
+
+    Of a link the link alone goes.
+    """
     removed = temporary_name(folder.with_name(f"removed-{folder.name}"))
     folder.rename(removed)
-    shutil.rmtree(removed)
+    _remove(removed)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def file_digest(path: Path) -> str:
@@ -198,7 +208,7 @@ def clear_leftovers(folder: Path, names: str = r".+") -> None:
         ours = found["host"] in (None, HOST) and (found["dot"] or not path.is_dir())
         if ours and not _is_alive(int(found["process"])):
             with suppress(OSError):  # somebody else's, in a folder of all
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
 
 
 class DiskError(OSError, ValueError):

@@ -1,4 +1,7 @@
-"""How an error of somebody else's is told in one line."""
+"""How an error of somebody else's is told in one line, and a text to a terminal."""
+
+KEPT = ("\n", "\t")  # which every picture shows in its own way
+MOST = 4000  # letters of a line that tells of an error
 
 
 def first_line(error: BaseException | str) -> str:
@@ -28,3 +31,31 @@ def os_error_line(error: OSError) -> str:
     if error.strerror is None:
         return first_line(error)
     return f"{error.filename}: " * (error.filename is not None) + error.strerror
+
+
+def visible(text: str) -> str:
+    r"""The text, with escapes in place of what cannot be seen or moves a cursor.
+
+    Example:
+      >>> visible("a b\x1b[2J")
+      'a b\\x1b[2J'
+    """
+    return "".join(map(_letter, text))
+
+
+def _letter(letter: str) -> str:
+    if letter.isprintable() or letter in KEPT:
+        return letter
+    number = ord(letter)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def one_line(text: str) -> str:
+    r"""A text with its line ends as escapes too, and without its middle if it is long.
+
+    Example:
+      >>> one_line("no a\nb.jsonl")
+      'no a\\nb.jsonl'
+    """
+    text = visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    return text if len(text) <= MOST else f"{text[:1000]} ... {text[-1000:]}"

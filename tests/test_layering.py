@@ -16,6 +16,7 @@ ORDER = {
     "shared/axes": {"array_api_compat", "jaxtyping"},
     "shared/files": set(),
     "shared/messages": set(),
+    "shared/json_text": set(),
     "shared/weighting": {"array_api_compat", "jaxtyping"},
     "shared/targets": {"jaxtyping"},
     "shared/head_types": set(),

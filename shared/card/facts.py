@@ -4,7 +4,6 @@ Nothing is asked but files: the same folder gives the same facts, whichever trai
 written it, and the hub is never asked.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from shared.config.fields import Config
 from shared.config.layers import MODELS, load_config, preset_names
 from shared.huggingface.card_data import licence_of
 from shared.huggingface.hub import folder_on_disk
+from shared.json_text import read_object
 from shared.run.validation import VALIDATION_NLL
 from shared.state.run_folder import recorded_inputs
 from shared.tracking.tracking import Metrics, read_metrics
@@ -51,7 +51,7 @@ class Facts:
 def read_summary(run: Path) -> dict[str, Any]:
     """`summary.json`; `{}` of a run that has not come to an end."""
     file = run / "summary.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
 
 
 def read_facts(run: Path, step: int) -> Facts:

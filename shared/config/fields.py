@@ -120,8 +120,8 @@ class ReferenceConfig(Checked):
     """run, Hugging Face folder or hub name of the reference; empty: train one first"""
     revision: str = ""
     """commit, tag or branch of a name on the hub"""
-    epochs: Annotated[int, ">= 1"] = 3
-    """passes over the `reference` split, >= 1"""
+    epochs: Annotated[int, "in [1, 1000000]"] = 3
+    """passes over the `reference` split"""
     lr: Annotated[float, "> 0"] = 5e-5
     """learning rate of the reference, > 0"""
 
@@ -160,8 +160,8 @@ class OptimizerConfig(Checked):
 class TrainConfig(Checked):
     """How long, and what happens every so many steps."""
 
-    epochs: Annotated[int, ">= 1"] = 3
-    """passes over the training split, >= 1"""
+    epochs: Annotated[int, "in [1, 1000000]"] = 3
+    """passes over the training split"""
     max_steps: Annotated[int, ">= 0"] = 0
     """ends the run earlier; 0 leaves it to the epochs"""
     accumulation: Annotated[int, ">= 1"] = 1

@@ -24,7 +24,7 @@ class ModelConfig(Checked):
     """commit, tag or branch of a name on the hub; empty: its main branch"""
     family: Family = "gpt2"
     """which Hugging Face model type it is read and written as"""
-    num_layers: Annotated[int, ">= 1"] = 4
+    num_layers: Annotated[int, "in [1, 10000]"] = 4
     """transformer blocks"""
     width: Annotated[int, ">= 1"] = 128
     """D, width of the residual stream"""

@@ -1,7 +1,7 @@
 """Ranges of the numbers in a config, written as annotations of its fields.
 
 `lr: Annotated[float, "> 0"]` in a group that derives from `Checked` is all it takes;
-a number that is not finite is in no range.
+a number that is not finite is in no range, nor is a whole one beyond `MOST_WHOLE`.
 """
 
 import math
@@ -13,12 +13,16 @@ from typing import Any, get_type_hints
 RANGES: dict[str, Callable[[float], bool]] = {
     "> 0": lambda x: x > 0,
     ">= 0": lambda x: x >= 0,
+    "in [1, 10000]": lambda x: 1 <= x <= 10_000,
+    "in [1, 1000000]": lambda x: 1 <= x <= 1_000_000,
     ">= 1": lambda x: x >= 1,
     ">= 2": lambda x: x >= 2,
     "in [0, 1]": lambda x: 0 <= x <= 1,
     "in [0, 1)": lambda x: 0 <= x < 1,
     "in (0, 1]": lambda x: 0 < x <= 1,
 }
+# What floats tell from its neighbours, and arrays and random keys take.
+MOST_WHOLE = 2**53
 
 
 @cache
@@ -38,6 +42,9 @@ class Checked:
             value = getattr(self, name)
             if isinstance(value, float):
                 self.require(name, math.isfinite(value), "finite")
+            elif isinstance(value, int):
+                whole = f"from -{MOST_WHOLE} to {MOST_WHOLE}"
+                self.require(name, abs(value) <= MOST_WHOLE, whole)
             for required in (note for note in notes if isinstance(note, str)):
                 self.require(name, RANGES[required](value), required)
 

@@ -4,7 +4,6 @@ Rows are lines of JSON or rows of a hub data set; errors name the file and the l
 `\\r\\n` becomes `\\n` in texts.
 """
 
-import json
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from shared.data.kinds import (
 )
 from shared.data.spelling import RESERVED
 from shared.files import refuse_pointer
+from shared.json_text import parse
 
 # id, prompt, completion; of a chat also `messages`, whose last is the completion and
 # whose others are the prompt to whom texts matter, not tokens.
@@ -157,10 +157,10 @@ def is_even(example_id: str, row: int) -> bool:
 
 def _parse(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = parse(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: must be UTF-8, got {error.reason}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{where}: must be a JSON object, got: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: must be a JSON object, got {type(row).__name__}")

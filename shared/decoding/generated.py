@@ -19,6 +19,7 @@ from shared.data.chat import ASSISTANT, spell_prompt
 from shared.data.examples import Example
 from shared.data.tokenizer import Tokenizer
 from shared.files import write_text
+from shared.json_text import parse
 
 log = logging.getLogger("wmtp")
 
@@ -184,7 +185,7 @@ def _whole_lines(file: Path) -> Iterator[tuple[tuple[str, str], str]]:
             opened.truncate(end)
     for number, line in enumerate(content[:end].splitlines(), 1):
         try:
-            found = json.loads(line)
+            found = parse(line)
             yield (found["split"], found["id"]), str(found["text"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from shared.json_text import parse
+
 
 class KeptLines:
     """The lines of one output file.
@@ -76,7 +78,13 @@ class KeptLines:
                 f"got other {_different(first, self._head)} (remove that file to begin "
                 "again)"
             )
-        self.lines = [json.loads(line) for line in lines]
+        try:
+            self.lines = [parse(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(
+                f"{self._partial} must hold the lines that were written, got {error} "
+                "(remove that file to begin again)"
+            ) from None
         if len(whole) < len(content):  # half a line of a killed writer
             with open(self._partial, "r+b") as file:
                 file.truncate(len(whole))
@@ -85,7 +93,7 @@ class KeptLines:
 def _different(before: str, now: str) -> str:
     """The names of what two heads do not share."""
     try:
-        one, other = json.loads(before), json.loads(now)
+        one, other = parse(before), parse(now)
         names = sorted(x for x in one | other if one.get(x) != other.get(x))
     except (ValueError, TypeError, AttributeError):
         names = []  # no head of ours

@@ -1,11 +1,11 @@
 """Prompts as rows of JSON lines, `prompt` or `messages`, and the tokens of each."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from shared.data.chat import spell_prompt
 from shared.data.tokenizer import Tokenizer
+from shared.json_text import parse
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse(line)
         except ValueError as error:
             raise ValueError(f"{path} must hold JSON lines, got {error} in line "
                              f"{number}") from None  # fmt: skip

@@ -1,14 +1,12 @@
 """A JSON object that somebody else wrote, read key by key and never trusted."""
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.config.layers import printable
-from shared.files import refuse_pointer
-from shared.messages import first_line
+from shared.json_text import read_object
 
 # Larger counts come from damaged or hostile files.
 MAX_COUNT = 1_000_000_000
@@ -20,16 +18,7 @@ def read_keys(path: Path, **settings: Any) -> "Keys":
     Raises:
       ValueError: if the file cannot be read, or holds something else.
     """
-    refuse_pointer(path)
-    try:
-        found = json.loads(path.read_bytes(), **settings)
-    except OSError as error:
-        raise ValueError(f"{path} must be readable, got {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON, got {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must be a JSON object, got {type(found).__name__}")
-    return Keys(path, found)
+    return Keys(path, read_object(path, **settings))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from shared.files import refuse_pointer
 from shared.huggingface.json_keys import read_keys
+from shared.json_text import unique
 from shared.messages import first_line
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -100,7 +101,7 @@ def open_file(path: Path) -> dict[str, Stored]:
         with open(path, "rb") as raw:  # the library takes the last of two equal names
             header = raw.read(int.from_bytes(raw.read(8), "little"))
         try:
-            json.loads(header, object_pairs_hook=_unique)
+            json.loads(header, object_pairs_hook=unique)
         except ValueError as error:
             raise ValueError(f"{path} must name a tensor once, got {error}") from None
         slices = {name: file.get_slice(name) for name in file.keys()}
@@ -197,7 +198,7 @@ def _open_shards(folder: Path) -> dict[str, Stored]:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor -> shard; shards are plain names, so that none lies elsewhere."""
-    keys = read_keys(path, object_pairs_hook=_unique)
+    keys = read_keys(path)
     required = "an object of tensors to shards"
     shard_of = keys.take("weight_map", required, lambda x: x and isinstance(x, dict))
     for name, shard in shard_of.items():
@@ -207,12 +208,3 @@ def _read_index(path: Path) -> dict[str, str]:
                 f"for tensor {name!r}"
             )
     return shard_of
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} twice")
-    return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from shared.files import refuse_pointer, write_text
 from shared.huggingface.json_keys import MAX_COUNT
+from shared.json_text import parse
 from shared.messages import first_line
 
 FILE = "token_map.json"
@@ -64,10 +65,10 @@ def read_token_map(folder: Path, vocab_size: int = MAX_COUNT) -> list[int] | Non
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} must have at most {MAX_BYTES} bytes, got more")
     try:
-        found = json.loads(path.read_bytes())
+        found = parse(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} must be readable, got {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} must be JSON, got {first_line(error)}") from None
     required = f"{path} must be a list of different ids from 0 to {vocab_size - 1}"
     if not isinstance(found, list) or not found:

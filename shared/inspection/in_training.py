@@ -8,7 +8,6 @@ killed leaves nothing half-written, and one that goes on keeps what it had. An e
 costs some tens of milliseconds on the host: the model has been asked already.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from shared.inspection.page import page
 from shared.inspection.rows import Shown, frame, told_of_run
 from shared.inspection.texts import texts_of
 from shared.inspection.tokens import Weighed, weigh_row
+from shared.json_text import parse
 from shared.run.loop import Loop
 from shared.tracking.mlflow import may_fail
 
@@ -117,10 +117,10 @@ def read_lines(file: Path, last: int) -> dict[int, str]:
     """The lines up to a step; none where the file is not there, or not ours."""
     try:
         lines = file.read_text("utf-8").splitlines()
-        found = {int(json.loads(line)["step"]): line for line in lines}
+        found = {int(parse(line)["step"]): line for line in lines}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         log.warning("%s is made anew: %s", file, error)
         return {}
     return {step: line for step, line in found.items() if step <= last}

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from shared.data.byte_tokens import FIRST, ByteTokens
 from shared.data.tokenizer import Tokenizer
+from shared.messages import visible
 from shared.serving.token_texts import TokenTexts
-
-KEPT = ("\n", "\t")  # which every picture shows in its own way
 
 
 def texts_of(tokens: Iterable[int], tokenizer: Tokenizer) -> list[str]:
@@ -32,20 +31,3 @@ def texts_of(tokens: Iterable[int], tokenizer: Tokenizer) -> list[str]:
             return "".join(f"\\x{byte:02x}" for byte in raw)
 
     return [text_of(int(token)) for token in tokens]
-
-
-def visible(text: str) -> str:
-    r"""The text, with escapes in place of what cannot be seen or moves a cursor.
-
-    Example:
-      >>> visible("a b\x1b[2J")
-      'a b\\x1b[2J'
-    """
-    return "".join(map(_letter, text))
-
-
-def _letter(letter: str) -> str:
-    if letter.isprintable() or letter in KEPT:
-        return letter
-    number = ord(letter)
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

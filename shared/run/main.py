@@ -6,6 +6,7 @@ return outcome.code
 """
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -14,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.messages import os_error_line
+from shared.messages import one_line, os_error_line
 from shared.run.command_line import Invocation, parse
 from shared.run.stops import at_once, code_of
 from shared.tracking import console
+
+# The name that was given is at fault, not the system: too long, or links in a ring.
+NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 @dataclass
@@ -42,8 +46,10 @@ def exit_code(arguments: list[str]) -> Iterator[Outcome]:
         if verbose:
             traceback.print_exc()
         failed = isinstance(error, (OSError, FloatingPointError, MemoryError))
+        if isinstance(error, OSError) and error.errno in NAMES:
+            failed = False
         line = os_error_line(error) if isinstance(error, OSError) else str(error)
-        console.say(f"error: {line}", sys.stderr)
+        console.say(f"error: {one_line(line)}", sys.stderr)
         outcome.code = 1 if failed else 2
     except KeyboardInterrupt as error:
         console.say("stopped", sys.stderr)

@@ -5,7 +5,6 @@ with open_run(cfg, resume, NAME, computed_by) as run:
     ...
 """
 
-import json
 import logging
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from shared.config.layers import dump_config, load_config
 from shared.data.tokenizer import load_tokenizer
 from shared.files import clear_leftovers, write_text
 from shared.huggingface.generation import read_generation
+from shared.json_text import read_object
 from shared.messages import os_error_line
 from shared.run.effects import log_without_effect, require_effect
 from shared.run.inputs import Inputs, read_inputs
@@ -148,7 +148,7 @@ class Run:
             return None
         why = f" (train.patience = {patience} has ended it)" if early else ""
         log.info("the run is finished: nothing to go on with in %s%s", self.path, why)
-        return json.loads(file.read_text("utf-8"))
+        return read_object(file)
 
 
 def config_in_force(

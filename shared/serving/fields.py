@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.data.spelling import RESERVED
+from shared.json_text import parse
 from shared.messages import first_line
 from shared.serving.refusals import Refused, refuse
 
@@ -97,8 +98,8 @@ def read_body(body: bytes) -> Fields:
       Refused: if it is none.
     """
     try:
-        value = json.loads(body.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse(body.decode(), parse_constant=_refuse_constant)
+    except ValueError as error:
         raise Refused(f"the body must be JSON, got {first_line(error)}") from None
     if not isinstance(value, dict):
         raise Refused(f"the body must be a JSON object, got {type(value).__name__}")

@@ -130,7 +130,12 @@ def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:
     generation = read_generation(path)
     if (path / "tokenizer").is_dir():
         tokenizer = load_tokenizer(str(path / "tokenizer"))
-        digest = recorded_inputs(path)["tokenizer"]
+        digest = recorded_inputs(path).get("tokenizer")
+        if digest is None:
+            raise ValueError(
+                f"{path / 'inputs.json'} must hold the digest of the run's tokenizer, "
+                "got none"
+            )
         return replace(tokenizer, digest=digest, generation=generation)
     folder = None if saved.data.tokenizer else find_folder(saved)
     tokenizer = load_tokenizer(saved.data.tokenizer or str(folder or "bytes"))

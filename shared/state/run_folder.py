@@ -1,6 +1,5 @@
 """A run's folder: made once, never overwritten, found again by `--resume`."""
 
-import json
 import os
 import shutil
 import time
@@ -21,6 +20,7 @@ from shared.files import (
     write_json,
     write_text,
 )
+from shared.json_text import read_object
 from shared.state.checkpoints import steps_in
 from shared.state.header import HEADER
 
@@ -105,7 +105,7 @@ def _renamed(made: Path, path: Path) -> bool:
     try:
         made.rename(path)
     except OSError:
-        if path.exists():
+        if os.path.lexists(path):  # a link to nothing too
             return False
         raise
     return True
@@ -145,7 +145,8 @@ def run_of(model: str) -> Path | None:
 def named_step(resume: str | Path) -> int | None:
     """The step of `RUN/checkpoints/STEP`; None where a whole run is named."""
     path = Path(resume)
-    named = path.name.isdigit() and path.parent.name == "checkpoints"
+    plain = path.name.isdecimal() and path.name.isascii()
+    named = plain and path.parent.name == "checkpoints"
     return int(path.name) if named else None
 
 
@@ -192,7 +193,12 @@ def changed_config(
 def recorded_inputs(path: Path) -> dict[str, str]:
     """The digests that a run was started with; `{}` before it has written them."""
     file = path / "inputs.json"
-    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if not file.exists():
+        return {}
+    found = read_object(file)
+    if not all(isinstance(digest, str) for digest in found.values()):
+        raise ValueError(f"{file} must hold an object of strings, got other values")
+    return found
 
 
 def check_inputs(path: Path, inputs: dict[str, str]) -> None:
@@ -228,12 +234,15 @@ def origin_of(path: Path) -> Path | None:
     """
     if steps_in(path / "checkpoints") or not (path / ORIGIN).is_file():
         return None
-    origin = json.loads((path / ORIGIN).read_text("utf-8"))
-    header = Path(origin["folder"]) / HEADER
-    if not header.is_file() or file_digest(header) != origin["header"]:
+    origin = read_object(path / ORIGIN)
+    folder, digest = origin.get("folder"), origin.get("header")
+    if not isinstance(folder, str) or "\0" in folder:
+        raise ValueError(f"{path / ORIGIN} must name a folder, got {folder!r}"[:300])
+    header = Path(folder) / HEADER
+    if not header.is_file() or file_digest(header) != digest:
         raise ValueError(
             f"the run {path} has no checkpoint yet, and must have the folder that it "
-            f"goes on from, got another or none in {origin['folder']}"
+            f"goes on from, got another or none in {folder}"
         )
     return header.parent
 
@@ -255,27 +264,45 @@ def check_backend(path: Path, backend: str, instead: str) -> None:
         )
 
 
+class Held(ValueError):
+    """Another process writes to the run."""
+
+
 def lock(path: Path) -> FileLock:
     """Holds the run folder; a second trainer on it is refused.
 
     Raises:
-      ValueError: if another process holds it, or nobody can write there.
+      Held: if another process does.
+      ValueError: if nobody can write there, or would write elsewhere.
     """
+    _refuse_links(path)
     required = "the run's folder must be one that can be written"
     effective = os.access in os.supports_effective_ids
     if not os.access(path, os.W_OK, effective_ids=effective):
-        raise ValueError(
-            "the run's folder must be one that can be written, got "
-            f"{str(path)!r}: it is read-only"
-        )
+        raise ValueError(f"{required}, got {str(path)!r}: it is read-only")
     held = FileLock(path / ".lock")
     try:
         held.acquire(timeout=0)
     except Timeout:
-        raise ValueError(
+        raise Held(
             f"only one trainer may write to a run, got {path}, which another process "
             "is writing to"
         ) from None
     except OSError as error:
         raise cannot_write(required, path, error) from None
     return held
+
+
+def _refuse_links(path: Path) -> None:
+    """Keeps a run that somebody has sent from having us write to files elsewhere.
+
+    The folder itself may be a link: that is the user's own.
+    """
+    folder = Path(os.path.realpath(path))
+    for within in (path, path / "checkpoints"):
+        for place in sorted(within.iterdir()) if within.is_dir() else ():
+            there = Path(os.path.realpath(place))
+            if place.is_symlink() and not there.is_relative_to(folder):
+                raise ValueError(
+                    f"{place} must lie in the run's folder, got a link to {there}"
+                )

@@ -23,6 +23,8 @@ from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from shared.messages import visible
+
 LOGGER = logging.getLogger("wmtp")
 CONSOLE = Console(highlight=False)
 
@@ -70,6 +72,9 @@ class _LogFile(logging.FileHandler):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
     def handleError(self, record: logging.LogRecord) -> None:
         self.setLevel(logging.CRITICAL + 1)
 
@@ -81,7 +86,7 @@ class _TerminalHandler(logging.Handler):
         if getattr(record, "file_only", False):
             return
         warning = record.levelno >= logging.WARNING
-        text = f"{record.levelname.lower()}: " * warning + self.format(record)
+        text = f"{record.levelname.lower()}: " * warning + visible(self.format(record))
         try:
             if on_terminal():
                 style = _STYLES.get(record.levelno, "")

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from shared.config.fields import Config
 from shared.files import write_whole
+from shared.json_text import parse
 from shared.tracking.mlflow import MLflow, may_fail
 
 Metrics = dict[str, float | int]
+NOT_FINITE = ("inf", "-inf", "nan")
 
 
 class JsonLines:
@@ -49,7 +51,8 @@ def read_metrics(path: Path) -> list[Metrics]:
     """The rows of a metrics file; a last line that is still half-written is left out.
 
     Raises:
-      ValueError: if any other line is not a JSON object with a whole number `step`.
+      ValueError: if any other line is not a JSON object of numbers with a whole
+        number `step`.
     """
     return [
         {name: float(x) if isinstance(x, str) else x for name, x in row.items()}
@@ -76,16 +79,20 @@ def _parsed_lines(path: Path) -> Iterator[tuple[bytes, dict]]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse(line)
         except ValueError:
             row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int and _are_numbers(row):
             yield line, row
         elif number < len(lines):
             raise ValueError(
-                f"{path} line {number} must be a JSON object with a whole number "
-                f"'step', got {line[:60].decode(errors='replace')!r}"
+                f"{path} line {number} must be a JSON object of numbers with a whole "
+                f"number 'step', got {line[:60].decode(errors='replace')!r}"
             )
+
+
+def _are_numbers(row: dict) -> bool:
+    return all(type(x) in (int, float) or x in NOT_FINITE for x in row.values())
 
 
 class TensorBoard:

@@ -5,7 +5,6 @@ FLOPs and a rate: that of runs of other arms, or of a matrix product timed now. 
 estimates, and said to be.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from shared.comparison.grid.found import Member, Plan
 from shared.comparison.grid.plan import Arms
+from shared.json_text import parse
 from shared.run.memory import count_parameters, estimate
 
 OF_A_PRODUCT = 0.4  # of the rate of one large product, that training may reach
@@ -38,8 +38,8 @@ class Rates:
 def known_rates(folder: Path, plan: Plan) -> Rates:
     """What the runs of a folder tell; without any, what a product does."""
     found: dict[tuple[str, str], list[float]] = {}
-    for line in _lines(folder / "took.jsonl"):
-        found.setdefault((line["arm"], line["what"]), []).append(line["seconds"])
+    for arm, what, seconds in _lines(folder / "took.jsonl"):
+        found.setdefault((arm, what), []).append(seconds)
     took = {key: float(np.median(x)) for key, x in found.items()}
     rates = [
         training_flops(plan, arm) / max(1.0, seconds - STARTING)
@@ -50,13 +50,16 @@ def known_rates(folder: Path, plan: Plan) -> Rates:
     return Rates(took, rate)
 
 
-def _lines(file: Path) -> Iterator[dict]:
-    if file.is_file():
-        for line in file.read_text("utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # half a line of a grid that was killed
+def _lines(file: Path) -> Iterator[tuple[str, str, float]]:
+    """Arm, what was done, seconds; half a line of a killed grid is passed over."""
+    if not file.is_file():
+        return
+    for line in file.read_bytes().splitlines():
+        try:
+            held = parse(line)
+            yield str(held["arm"]), str(held["what"]), float(held["seconds"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
 
 
 def product_rate(width: int = 1024) -> float:

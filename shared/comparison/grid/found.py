@@ -9,7 +9,7 @@
 The report is made from these files alone.
 """
 
-import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,12 @@ from shared.comparison.grid.arms import Arm
 from shared.evaluation.results.kept import read_results, read_settings
 from shared.evaluation.results.of_problems import ProblemResult
 from shared.files import write_json
+from shared.json_text import read_object
 from shared.tracking.tracking import Metrics, read_metrics
 
 PLAN = "plan.json"
+# Of members and tasks, which are names of files and folders.
+NAME = re.compile(r"(?!\.)[\w.+-]{1,200}")
 State = Literal["finished", "failed", "missing"]
 Kind = Literal["steps", "tokens", "flops", "seconds"]
 Preparing = Literal["counts", "told"]
@@ -200,7 +203,7 @@ def read_plan(folder: Path) -> Plan:
       ValueError: if there is none that can be read.
     """
     try:
-        held = json.loads((folder / PLAN).read_text("utf-8"))
+        held = read_object(folder / PLAN)
         shares = {
             name: Share(
                 steps=of["steps"],
@@ -219,12 +222,28 @@ def read_plan(folder: Path) -> Plan:
             Member(**of | {"command": tuple(of["command"])})
             for of in held.pop("members")
         )
-        return Plan(budget=budget, arms=arms, members=members, shares=shares, **held)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        plan = Plan(budget=budget, arms=arms, members=members, shares=shares, **held)
+        _check_names(plan)
+        return plan
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"the folder of a comparison must hold a {PLAN} of compare, got "
             f"{folder / PLAN}: {error}"
         ) from None
+
+
+def _check_names(plan: Plan) -> None:
+    """Whoever sends a plan chooses no file outside its folder, and no arm is missing.
+
+    The folders of `files` arms are the user's own, wherever they lie.
+    """
+    names = [x.name for x in plan.members] + [x.evaluated for x in plan.members]
+    for name in (*filter(None, names), *plan.tasks):
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r:.100} is no plain name")
+    for member in plan.members:
+        if member.arm not in {arm.name for arm in plan.arms}:
+            raise ValueError(f"{member.arm!r:.100} is no arm")
 
 
 def read_found(folder: Path) -> Found:
@@ -246,16 +265,16 @@ def read_outcome(folder: Path, plan: Plan, member: Member) -> Outcome:
         there = Path(arm.folder)
     held: dict[str, Any] = {}
     if member.command and run.is_dir():
-        held["summary"] = _json(run / "summary.json", {})
+        held["summary"] = _json(run / "summary.json")
         if (run / "metrics.jsonl").is_file():
             held["metrics"] = read_metrics(run / "metrics.jsonl")
     files = {task: there / f"{task}.jsonl" for task in plan.tasks}
     files = {task: file for task, file in files.items() if file.is_file()}
     held["results"] = {task: read_results(file) for task, file in files.items()}
     held["settings"] = {task: read_settings(file) for task, file in files.items()}
-    held["acceptance"] = _json(there / "acceptance.json", {}).get("heads", [])
+    held["acceptance"] = _json(there / "acceptance.json").get("heads", [])
     state: State = "missing"
-    failure = _json(failure_file(folder, member), {})
+    failure = _json(failure_file(folder, member))
     if is_trained(folder, member) and len(files) == len(plan.tasks):
         state = "finished"
     elif failure:
@@ -264,10 +283,6 @@ def read_outcome(folder: Path, plan: Plan, member: Member) -> Outcome:
     return Outcome(member=member, state=state, why=why, **held)
 
 
-def _json(file: Path, otherwise: Any) -> Any:
-    if not file.is_file():
-        return otherwise
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} must be JSON, got: {error}") from None
+def _json(file: Path) -> dict[str, Any]:
+    """The object of a file; empty where it is not there."""
+    return read_object(file) if file.is_file() else {}

@@ -5,7 +5,6 @@ time before its first step is all that the algorithm needs: its reference, the p
 over the data, the value head's first stage.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,8 @@ from shared.comparison.grid.plan import Arms, Measured, digest
 from shared.comparison.grid.running import Job, run_job
 from shared.config.layers import flatten
 from shared.files import write_json
+from shared.huggingface.json_keys import read_keys
+from shared.json_text import read_object
 from shared.tracking import console
 from shared.tracking.tracking import read_metrics
 
@@ -54,8 +55,8 @@ def _of_arm(
     folder = asked.folder / "pilot" / name
     file = folder.with_suffix(".json")
     if file.is_file():
-        held = json.loads(file.read_text("utf-8"))
-        return held["step"], held["before"]
+        held = read_keys(file)
+        return held.number("step"), held.number("before")
     console.say(f"{arm.name}: {STEPS} steps, to know what one takes")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -73,7 +74,7 @@ def _of_arm(
         raise ValueError(f"a short run of {arm.name} has failed: see {log}")
     rows = read_metrics(folder / "pilot" / "metrics.jsonl")
     seconds = [float(row["seconds"]) for row in rows if "seconds" in row]
-    summary = json.loads((folder / "pilot" / "summary.json").read_text("utf-8"))
+    summary = read_object(folder / "pilot" / "summary.json")
     step = median(seconds[LEFT_OUT:] or seconds)
     before = float(summary["seconds_before_steps"])
     write_json(file, {"step": step, "before": before})

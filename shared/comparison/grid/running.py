@@ -194,7 +194,7 @@ def wait_for_folder(run: Path, deadline: float) -> None:
         try:
             run_folders.lock(run).release()
             return
-        except ValueError as error:
+        except run_folders.Held as error:
             if not said:
                 console.say(f"waiting: {error}")
             said = True

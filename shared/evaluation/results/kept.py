@@ -19,6 +19,7 @@ from shared.data.kinds import ID, Kind, Row, check_row
 from shared.decoding.kept_lines import KeptLines
 from shared.evaluation.results.of_problems import Completion, HeadMeasure, ProblemResult
 from shared.files import write_json
+from shared.json_text import read_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +175,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     file = settings_file(path)
     if not file.is_file():
         return {}
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} must be a JSON object, got: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} must be a JSON object, got {type(found).__name__}")
-    return found
+    return read_object(file)
 
 
 def read_results(path: Path) -> list[ProblemResult]:

@@ -133,7 +133,7 @@ BAD = {
     "no JSON": (b"{", "the body must be JSON, got Expecting"),
     "no UTF-8": (b'{"prompt": "\xff"}', "the body must be JSON, got 'utf-8'"),
     "no number": (NAN, "the body must be JSON, got the number NaN"),
-    "too deep": (DEEP, "the body must be JSON, got maximum recursion"),
+    "too deep": (DEEP, "the body must be JSON, got more than 100 levels"),
     "a huge number": (b'{"n": 1' + b"0" * 9999 + b"}", "must be JSON, got Exceeds"),
     "no object": (b"[]", "the body must be a JSON object, got list"),
     "nothing": (b"{}", "prompt must be a text, a list of token ids, .* got None"),

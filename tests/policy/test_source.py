@@ -244,7 +244,6 @@ EXCEPTIONS = {
     ("module", "shared/comparison/grid/child.py"): "runs our own commands, by name",
     ("code", "tests/evaluation/test_prompts.py"): "runs a program of its own",
     ("code", "tests/evaluation/test_plain_data.py"): "an oracle, on literals it wrote",
-    ("code", "tests/data/test_minis.py"): "runs the solutions that the package holds",
     ("code", "tests/card/test_both_trainers.py"): "runs the lines that a card shows",
     ("module", "tests/run/test_original_workflow.py"): "runs a script of ours",
     ("remote code", "tests/exported.py"): "opens what it exported, as a user would",

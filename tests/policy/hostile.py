@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def obey(folder: Path, kind: str) -> None:
 def model_folder(folder: Path) -> Path:
     """A folder with the `config.json` of a small GPT-2 of bytes, and no weights."""
     folder.mkdir()
-    made = make_hf_config(
-        small("gpt2"), HeadsConfig(count=1), kind="causal", eos_id=1, pad_id=0
-    )
+    cfg = replace(small("gpt2"), num_layers=1)  # as `tests.refused.SMALL` has it
+    ids = {"eos_id": 1, "pad_id": 0}
+    made = make_hf_config(cfg, HeadsConfig(count=1), kind="causal", **ids)
     (folder / "config.json").write_text(json.dumps(made))
     # A tokenizer of three words, whose last is the end.
     words = {"a": 0, "b": 1, "</s>": 2}

@@ -21,6 +21,7 @@ from shared.data.kinds import (
     Kind,
     Row,
     check_row,
+    keys_of,
 )
 from shared.data.spelling import RESERVED
 from shared.files import refuse_pointer
@@ -180,7 +181,9 @@ def _find_format(row: Row, where: str) -> str:
         if _keys(row, name).keys() <= row.keys():
             return name
     known = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in FORMATS.items())
-    raise ValueError(f"{where}: must have the keys of a format ({known}), got {[*row]}")
+    raise ValueError(
+        f"{where}: must have the keys of a format ({known}), got {keys_of(row)}"
+    )
 
 
 def _check_row(row: Row, format: str, where: str) -> None:

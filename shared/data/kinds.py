@@ -1,10 +1,25 @@
 """What the keys of a row must hold, and one clear line where they do not."""
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Row = dict[str, Any]
 Kind = tuple[str, Callable[[Any], bool]]  # in words, and whether a value is one
+
+
+_short = reprlib.Repr()
+_short.maxlist, _short.maxstring = 40, 60
+
+
+def keys_of(row: Row) -> str:
+    """The keys that a row has, for a message; cut where there are many, or long ones.
+
+    Example:
+      >>> keys_of({"prompt": "a", "x" * 99: 1})
+      "['prompt', 'xxxxxxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxx']"
+    """
+    return _short.repr(list(row))
 
 
 def check_row(row: Row, keys: Mapping[str, Kind], name: str, where: str) -> None:
@@ -20,7 +35,7 @@ def check_row(row: Row, keys: Mapping[str, Kind], name: str, where: str) -> None
     """
     if missing := [key for key in keys if key not in row]:
         raise ValueError(
-            f"{where}: {name} must have the keys {', '.join(keys)}, got {[*row]} "
+            f"{where}: {name} must have the keys {', '.join(keys)}, got {keys_of(row)} "
             f"without {', '.join(missing)}"
         )
     for key, (kind, holds) in keys.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.data.chat import spell_prompt
 from shared.data.examples import check_text
-from shared.data.kinds import MESSAGES, check_row
+from shared.data.kinds import MESSAGES, check_row, keys_of
 from shared.data.tokenizer import Tokenizer
 from shared.json_text import parse
 
@@ -50,12 +50,14 @@ def prompt_ids(
         if messages is None and isinstance(row.get("prompt"), str):
             messages = [{"role": "user", "content": row["prompt"]}]
         if not isinstance(messages, list):
-            raise ValueError(f"{where} must have prompt or messages, got {sorted(row)}")
+            raise ValueError(
+                f"{where} must have prompt or messages, got {keys_of(row)}"
+            )
         check_row({"messages": messages}, {"messages": MESSAGES}, "a prompt", where)
         check_text("".join(message["content"] for message in messages), where)
         return spell_prompt(tokenizer, messages)
     if not isinstance(row.get("prompt"), str):
-        raise ValueError(f"{where} must have a text `prompt`, got {sorted(row)}")
+        raise ValueError(f"{where} must have a text `prompt`, got {keys_of(row)}")
     check_text(row["prompt"], where)
     ids = tokenizer.encode(row["prompt"])
     return ids or [tokenizer.eos_id]  # nothing else begins a text

@@ -84,7 +84,8 @@ class Fields:
                 continue
             if name not in NEUTRAL:
                 shown = ascii(name)[:60]
-                raise Refused(f"unrecognized request argument {shown}", param=name)
+                plain = ascii(name)[1:-1][:60]  # half a character cannot be sent
+                raise Refused(f"unrecognized request argument {shown}", param=plain)
             if value not in NEUTRAL[name]:
                 asks_nothing = " or ".join(map(json.dumps, NEUTRAL[name]))
                 required = f"null or {asks_nothing}, as nothing else is served"

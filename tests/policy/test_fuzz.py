@@ -21,7 +21,7 @@ from shared.evaluation.results.kept import read_results, read_settings
 from shared.evaluation.tasks.loading import load_problems
 from shared.evaluation.tasks.problems import TASKS
 from shared.inspection.in_training import read_lines
-from shared.run.command_line import parse
+from shared.run.command_line import HELP, parse
 from shared.serving import chat, completions
 from shared.serving.answers import json_bytes
 from shared.serving.fields import read_body
@@ -52,7 +52,7 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-# --- settings -----------------------------------------------------------------------
+# --- settings ------------------------------------------------------------------------
 
 RIGHT = (BEFORE / "trained" / "wmtp_jax" / "config.yaml").read_bytes()
 FIELDS = list(leaves())
@@ -67,7 +67,7 @@ RAW = st.lists(st.sampled_from([*PIECES, *(f"\n{k}: ".encode() for k in KEYS)]))
 )
 
 
-@often(120, 5000)
+@often(20, 2000)
 def test_files_of_settings(tmp_path, examples):
     path = tmp_path / "r.yaml"
 
@@ -86,7 +86,7 @@ WORDS = st.one_of(
 )
 
 
-@often(60, 3000)
+@often(15, 2000)
 def test_options(monkeypatch, examples):
     # No name may be looked up on the hub, however it is spelled.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -95,13 +95,11 @@ def test_options(monkeypatch, examples):
         lambda name, word: [f"{name}={word}"], option, WORDS
     )
     given = st.lists(pairs | WORDS.map(lambda x: [x]), max_size=4)
-    argv = given.map(
-        lambda words: [x for x in chain(*words) if x not in ("-h", "--help")]
-    )
+    argv = given.map(lambda words: [x for x in chain(*words) if x not in HELP])
     only(ValueError, argv, lambda words: parse(words, "train"), examples)
 
 
-@often(60, 3000)
+@often(20, 2000)
 def test_fields(examples):
     def check(layer: dict[str, Any]) -> None:
         cfg = build(layer)
@@ -121,7 +119,7 @@ def test_fields(examples):
     only(ValueError, drawn, check, examples)
 
 
-# --- lines of JSON ------------------------------------------------------------------
+# --- lines of JSON -------------------------------------------------------------------
 
 TESTS = {"input": ["1\n"], "output": ["2\n"]}
 ROW: dict[str, Any] = {
@@ -157,7 +155,7 @@ LINES = changed(ROW).map(as_json) | harmed(as_json(ROW)) | VALUES.map(as_json)
 FILES = st.lists(LINES, min_size=1, max_size=3).map(b"\n".join)
 
 
-@often(40, 3000)
+@often(12, 1000)
 @pytest.mark.parametrize("format", [*FORMATS, "auto"])
 def test_lines_of_examples(tmp_path, format, examples):
     path = tmp_path / "x.jsonl"
@@ -170,7 +168,7 @@ def test_lines_of_examples(tmp_path, format, examples):
     only(ValueError, FILES, read, examples)
 
 
-@often(25, 2000)
+@often(6, 1000)
 @pytest.mark.parametrize("task", TASKS)
 def test_lines_of_problems(tmp_path, task, examples):
     path = tmp_path / "x.jsonl"
@@ -182,7 +180,7 @@ def test_lines_of_problems(tmp_path, task, examples):
     only(ValueError, FILES, read, examples)
 
 
-@often(60, 3000)
+@often(20, 2000)
 def test_lines_of_prompts(tmp_path, talker, examples):
     path = tmp_path / "x.jsonl"
 
@@ -195,7 +193,7 @@ def test_lines_of_prompts(tmp_path, talker, examples):
     only(ValueError, FILES, read, examples)
 
 
-# --- what a run or a comparison has left -----------------------------------------------
+# --- what a run or a comparison has left ---------------------------------------------
 
 # File -> a right content of it, and what reads it.
 LEFT: dict[str, tuple[dict[str, Any], Any]] = {
@@ -226,7 +224,7 @@ LEFT: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
-@often(50, 3000)
+@often(15, 1000)
 @pytest.mark.parametrize("name", LEFT)
 def test_files_that_a_run_has_left(tmp_path, name, examples):
     right, read = LEFT[name]
@@ -257,7 +255,7 @@ PLAN: dict[str, Any] = {
 }
 
 
-@often(80, 3000)
+@often(30, 2000)
 def test_plans(tmp_path, examples):
     file = tmp_path / "plan.json"
 
@@ -286,7 +284,7 @@ def test_a_plan_names_no_place_elsewhere(tmp_path, name):
             read_plan(tmp_path)
 
 
-# --- bodies of requests ----------------------------------------------------------------
+# --- bodies of requests --------------------------------------------------------------
 
 BODY: dict[str, Any] = {
     "model": "small",
@@ -312,7 +310,7 @@ TALK |= {"messages": [{"role": "user", "content": "a"}], "logprobs": True}
 FORMS = {"completions": (completions, BODY), "chat": (chat, TALK)}
 
 
-@often(200, 10_000)
+@often(60, 5000)
 @pytest.mark.parametrize("name", FORMS)
 def test_bodies(talker, name, examples):
     form, right = FORMS[name]

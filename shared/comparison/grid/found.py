@@ -19,6 +19,7 @@ from shared.evaluation.results.kept import read_results, read_settings
 from shared.evaluation.results.of_problems import ProblemResult
 from shared.files import write_json
 from shared.json_text import read_object
+from shared.messages import first_line
 from shared.tracking.tracking import Metrics, read_metrics
 
 PLAN = "plan.json"
@@ -228,7 +229,7 @@ def read_plan(folder: Path) -> Plan:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"the folder of a comparison must hold a {PLAN} of compare, got "
-            f"{folder / PLAN}: {error}"
+            f"{folder / PLAN}: {first_line(error)[:300]}"
         ) from None
 
 

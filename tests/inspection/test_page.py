@@ -98,6 +98,16 @@ def test_text_of_an_example_stays_text():
     assert data_of(text)["examples"][0]["texts"] == texts
 
 
+def test_names_of_runs_and_examples_stay_text():
+    """A folder may have any name, and an example any id."""
+    cfg, text = small_config("baseline"), ["x"] * 13
+    shown = Shown(id=HOSTILE, name=HOSTILE, tokens=range(13), texts=text, note=HOSTILE)
+    of = page(HOSTILE, HOSTILE, [told_of_run(HOSTILE, cfg)], [shown], ['{"step":0}'])
+    assert of.count("</script>") == 2 and "<script>alert" not in of
+    data = data_of(of)
+    assert data["runs"][0]["name"] == data["examples"][0]["name"] == HOSTILE
+
+
 def test_numbers_are_those_of_the_frames():
     data = data_of(a_page(("rho1-tokenskip", "critic")))
     assert [x["step"] for x in data["frames"]] == [0, 5]

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-BLOCK = 256  # positions, at most: see "Long rows" in benchmarks/README.md
+BLOCK = 128  # positions, at most: see "Long rows" in benchmarks/README.md
 
 
 def attend(

@@ -27,7 +27,7 @@ from torch.nn import functional
 from wmtp_torch_mps.precision import rounds_products
 
 NAME = "wmtp_blocks"  # among the kinds of attention of `transformers`
-BLOCK = 256  # positions, at most
+BLOCK = 256  # positions, at most; smaller ones are many small operators on mps
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Documents:
     Attributes:
       start_BL: where the document of a position begins in its row; a padding position
         is a document by itself.
-      ends: of each row, first and last-but-one position of its documents in turn.
+      spans: of each row, where its documents begin and end, without padding.
       rounded: whether a CPU rounds products to bfloat16.
     """
 
     start_BL: Tensor = field(repr=False)
-    ends: list[list[tuple[int, int]]] = field(repr=False)
+    spans: list[list[tuple[int, int]]] = field(repr=False)
     rounded: bool
 
 
@@ -58,12 +58,12 @@ def find_documents(document_BL: Tensor, dtype: str) -> Documents:
     first_BL = (numbers_BL != before_BL) | (numbers_BL == 0)
     index_L = np.arange(numbers_BL.shape[1])
     start_BL = np.maximum.accumulate(np.where(first_BL, index_L, 0), axis=1)
-    ends = []
+    spans = []
     for numbers_L, first_L in zip(numbers_BL, first_BL, strict=True):
         cuts = pairwise([*np.flatnonzero(first_L).tolist(), len(index_L)])
-        ends.append([(begin, end) for begin, end in cuts if numbers_L[begin]])
+        spans.append([(begin, end) for begin, end in cuts if numbers_L[begin]])
     start = torch.from_numpy(start_BL).to(document_BL.device)
-    return Documents(start, ends, rounds_products(document_BL.device, dtype))
+    return Documents(start, spans, rounds_products(document_BL.device, dtype))
 
 
 def register() -> str:
@@ -125,9 +125,9 @@ def _by_document(
     shared = q_BNLH.shape[1] // k_BMLH.shape[1]
     k_BNLH, v_BNLH = (x.repeat_interleave(shared, dim=1) for x in (k_BMLH, v_BMLH))
     rows = []
-    for b, ends in enumerate(documents.ends):
+    for b, spans in enumerate(documents.spans):
         parts, done = [], 0
-        for begin, end in [*ends, (q_BNLH.shape[2],) * 2]:
+        for begin, end in [*spans, (q_BNLH.shape[2],) * 2]:
             if begin > done:
                 parts.append(v_BNLH[b : b + 1, :, done:begin])
             qkv = (x[b : b + 1, :, begin:end] for x in (q_BNLH, k_BNLH, v_BNLH))
@@ -146,8 +146,8 @@ def _first_blocks(documents: Documents) -> list[int]:
     """Of each block of queries, the first block of keys that one of them may see."""
     L = documents.start_BL.shape[1]
     first_L = np.arange(L)
-    for ends in documents.ends:
-        for begin, end in ends:
+    for spans in documents.spans:
+        for begin, end in spans:
             first_L[begin:end] = np.minimum(first_L[begin:end], begin)
     return [int(first_L[i : i + BLOCK].min()) // BLOCK for i in range(0, L, BLOCK)]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # choices that a table decides are strings to a type checker
 else:
     Algo = Literal[*ALGORITHMS]
 # Positions of a row from which attention in blocks pays: benchmarks/README.md.
-BLOCKS_FROM = 1024
+BLOCKS_FROM = 512
 Device = Literal["auto", "cpu", "gpu", "mps"]
 Remat = Literal["none", "layer"]
 TrackerName = Literal["mlflow", "jsonl", "none"]

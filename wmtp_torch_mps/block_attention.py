@@ -15,6 +15,7 @@ Axes: B rows, L positions, N query heads, M key and value heads, G = N / M, H wi
 head, Q positions of a block, X = G * Q queries of a block that share their keys.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 from torch.nn import functional
 
 from wmtp_torch_mps.precision import rounds_products
@@ -108,7 +110,7 @@ def attend(
     if device == "cpu" and not documents.rounded:
         return _by_document(q_BNLH, k_BMLH, v_BMLH, documents, scale)
     dtype = q_BNLH.dtype
-    if torch.is_autocast_enabled(device):
+    if is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     qkv = (x.to(dtype) for x in (q_BNLH, k_BMLH, v_BMLH))
     return _Blocks.apply(*qkv, documents.start_BL, scale, _first_blocks(documents))
@@ -157,8 +159,7 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q_BNLH, k_BMLH, v_BMLH, start_BL, scale, first_blocks):
-        device = q_BNLH.device.type
-        with torch.autocast(device, enabled=False):
+        with _as_given(q_BNLH.device.type):
             q_BMGLH = _by_keys(q_BNLH, k_BMLH.shape[1])
             out_BMGLH = torch.empty_like(q_BMGLH)
             total_BMGL = torch.empty(
@@ -182,7 +183,7 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx, d_out_BNLH):
         q_BNLH, k_BMLH, v_BMLH, start_BL, out_BMGLH, total_BMGL = ctx.saved_tensors
         dtype, wide = q_BNLH.dtype, _wide(q_BNLH)
-        with torch.autocast(q_BNLH.device.type, enabled=False):
+        with _as_given(q_BNLH.device.type):
             q_BMGLH, d_out_BMGLH = (
                 _by_keys(x, k_BMLH.shape[1]) for x in (q_BNLH, d_out_BNLH)
             )
@@ -264,6 +265,13 @@ def _block(i: int) -> slice:
 def _by_keys(x_BNLH: Tensor, M: int) -> Tensor:
     """Heads by the keys that they share: `x_BMGLH`."""
     return x_BNLH.unflatten(1, (M, -1))
+
+
+def _as_given(device: str) -> AbstractContextManager:
+    """In which products have the dtype of their factors, as in the backward pass."""
+    if is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _wide(x: Tensor) -> torch.dtype:

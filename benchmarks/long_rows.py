@@ -2,14 +2,14 @@
 
     python -m benchmarks.long_rows                     # wmtp_jax, 4096 tokens a step
     python -m benchmarks.long_rows --trainer wmtp_torch_mps
-    python -m benchmarks.long_rows --lengths 4096 8192 --tokens 8192 --no-whole --rounds 0
+    python -m benchmarks.long_rows --lengths 8192 --tokens 8192 --no-whole --rounds 0
 
-Each variant (whole attention or in blocks, layers kept or computed again) makes the same
-steps over rows full of packed documents of `--document` tokens on average; 0 makes every
-row one document. `wmtp_jax` is compiled, and `temporary` is what XLA says its step needs
-beside the state: exact, and known before anything runs. Variants of one length take
-turns in one process; `--rounds 0` runs nothing. `wmtp_torch_mps` runs each variant in a
-process of its own, whose peak of resident memory is read.
+Each variant (whole attention or in blocks, layers kept or computed again) makes the
+same steps over rows full of packed documents of `--document` tokens on average; 0 makes
+every row one document. `wmtp_jax` is compiled, and `temporary` is what XLA says its
+step needs beside the state: exact, and known before anything runs. Variants of one
+length take turns in one process; `--rounds 0` runs nothing. `wmtp_torch_mps` runs each
+variant in a process of its own, whose peak of resident memory is read.
 """
 
 import argparse
@@ -35,11 +35,13 @@ WHOLE = {"wmtp_jax": "xla", "wmtp_torch_mps": "sdpa"}
 
 
 def main() -> None:
-    parser = workload.parser(__doc__, shape="smollm2-135m", head_type="medusa", rounds=2)
+    parser = workload.parser(
+        __doc__, shape="smollm2-135m", head_type="medusa", rounds=2
+    )
     parser.add_argument("--trainer", choices=WHOLE, default="wmtp_jax")
     parser.add_argument("--lengths", type=int, nargs="+", default=None)
     parser.add_argument("--tokens", type=int, default=4096, help="of a step")
-    parser.add_argument("--document", type=int, default=200, help="tokens; 0: one a row")
+    parser.add_argument("--document", type=int, default=200, help="tokens; 0: a row")
     parser.add_argument("--no-whole", action="store_true", help="leave it out")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     asked = parser.parse_args()

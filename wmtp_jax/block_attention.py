@@ -1,8 +1,8 @@
 """Exact attention in blocks: no array of `[L, L]`, neither forward nor backward.
 
 A block of queries meets one block of keys after the other. Beside the sum of values it
-keeps the largest score and the sum of the exponentials so far, so that the softmax comes
-out whole (Milakov and Gimelshein, arXiv 1805.02867; Rabe and Staats, arXiv 2112.05682).
+keeps the largest score and the sum of the exponentials so far, so that the softmax
+comes out whole (Milakov and Gimelshein, arXiv 1805.02867; Rabe and Staats, 2112.05682).
 The backward pass makes every block of scores again from the logarithm of that sum (Dao
 et al., arXiv 2205.14135).
 
@@ -13,7 +13,7 @@ What is not computed: blocks above the diagonal, and blocks of keys that end bef
 first document of the queries begins, in every row of the batch.
 
 Axes: B rows, L positions, N query heads, M key and value heads, H width of a head,
-I blocks, Q positions of a block, X = N / M * Q queries of a block that share their keys.
+I blocks, Q positions of a block, X = N / M * Q queries of a block that share keys.
 """
 
 from functools import partial

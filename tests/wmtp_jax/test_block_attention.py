@@ -66,7 +66,7 @@ def test_a_row_may_be_one_block(block, monkeypatch):
 
 
 def test_in_bfloat16_blocks_are_as_near_as_the_whole():
-    """Both round what is multiplied; blocks also the gradient of scores, as d_out is."""
+    """Both round what is multiplied, blocks also the gradient of scores."""
     given = case(4, 2)
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in given[:4]]
     given = given._replace(**dict(zip(given._fields, rounded, strict=False)))
@@ -153,7 +153,8 @@ batch = small_batch(4, 32, lengths=[[8, 8, 9], [30], [4, 24, 1, 2], [32]])
 params, found = drawn_params(cfg), []
 for devices in (jax.devices(), jax.devices()[:1]):
     mesh = jax.sharding.Mesh(devices, ("data",))
-    whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh, micro_batches=False)
+    whole = sharding.replicated(mesh)
+    rows = sharding.split_rows(mesh, micro_batches=False)
     run = jax.jit(lambda p, b: step.gradients(p, b, cfg, None, mesh=mesh)[0],
                   in_shardings=(whole, rows), out_shardings=whole)
     found.append(jax.device_get(run(params, batch)))

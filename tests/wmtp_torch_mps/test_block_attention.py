@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.long_rows import H, SHARED, case, documents, right
+from tests.long_rows import SHARED, H, case, documents, right
 from tests.minis import gap
 from wmtp_torch_mps import block_attention
 from wmtp_torch_mps.block_attention import Documents, attend, find_documents

@@ -5,10 +5,11 @@
 
 On a CPU in float32 torch's own kernel does it, a document at a time: it holds a piece
 of the scores and, told of no mask, leaves out what is above the diagonal. On mps there
-is no such kernel, and on a CPU it is slow in bfloat16 (small products). There a block of queries meets one block of keys after the other: the largest score and
-the sum of exponentials so far make the softmax whole (Milakov and Gimelshein, arXiv
-1805.02867), and the backward pass makes every block of scores again (Dao et al., arXiv
-2205.14135). `wmtp_jax/block_attention.py` is the same.
+is no such kernel, and on a CPU it is slow in bfloat16 (small products). There a block
+of queries meets one block of keys after the other: the largest score and the sum of
+exponentials so far make the softmax whole (Milakov and Gimelshein, arXiv 1805.02867),
+and the backward pass makes every block of scores again (Dao et al., arXiv 2205.14135).
+`wmtp_jax/block_attention.py` is the same.
 
 Axes: B rows, L positions, N query heads, M key and value heads, G = N / M, H width of a
 head, Q positions of a block, X = G * Q queries of a block that share their keys.

@@ -23,6 +23,7 @@ _LLAMA = [
 ]
 SHAPES = {
     "tiny": ["--model", "tiny"],
+    "tiny-8192": _LLAMA,
     "distilgpt2": ["--model", "distilgpt2-shape"],
     "smollm2-135m": [
         *(*_LLAMA, "--model.num-layers", "30", "--model.width", "576"),

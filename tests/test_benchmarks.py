@@ -19,6 +19,7 @@ from benchmarks import (
     floor,
     hardware,
     head_memory,
+    long_rows,
     memory,
     peers,
     scaling,
@@ -207,6 +208,18 @@ def test_scaling(monkeypatch, tmp_path):
         axis for axis in scaling.POINTS for _ in "123"
     ]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sizes are read from /proc")
+@pytest.mark.parametrize("trainer", long_rows.WHOLE)
+def test_long_rows(monkeypatch, tmp_path, trainer):
+    asked = ("--trainer", trainer, "--lengths", "128", "--tokens", "256")
+    rows = table(monkeypatch, tmp_path, long_rows, *asked, "--document", "40")
+    names = ["whole", "whole, again", "blocks", "blocks, again"]
+    assert [row["variant"] for row in rows] == names
+    assert {(row["L"], row["rows"]) for row in rows} == {(128, 2)}
+    assert rows[0]["over the first"] == 1 and all(row["s"] > 0 for row in rows)
 
 
 def test_signals(monkeypatch, tmp_path):

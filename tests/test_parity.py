@@ -18,6 +18,8 @@ from tests import oracle, parity
 from tests.cases import shorter_rows
 from tests.minis import ALGOS, HEAD_TYPES, RULES, K, config, first, gap
 from tests.parity import by_name
+from wmtp_jax import block_attention as jax_blocks
+from wmtp_torch_mps import block_attention as torch_blocks
 from wmtp_torch_mps import precision
 
 # Largest differences over the largest number: of losses, scores and weights; of the
@@ -131,6 +133,18 @@ def test_products_in_bfloat16_agree(
     seen = compare(cfg, layout)
     assert seen["nll_BLK"] > 1e-4  # they have been rounded
     record_property("parity bfloat16", seen)
+
+
+@pytest.mark.parametrize("way", ["a document at a time", "as on mps"])
+def test_long_rows_agree(way, record_property, monkeypatch):
+    """Attention in blocks in both; torch in each of its ways."""
+    monkeypatch.setattr(jax_blocks, "BLOCK", 64)
+    monkeypatch.setattr(torch_blocks, "BLOCK", 64)
+    if way == "as on mps":
+        monkeypatch.setattr(torch_blocks, "rounds_products", lambda device, dtype: True)
+    cfg = config("critic", "block", "default", family="llama")
+    cfg = replace(cfg, machine=replace(cfg.machine, attention="blocks"))
+    record_property("parity blocks", compare(cfg, "packed"))
 
 
 @pytest.mark.mps

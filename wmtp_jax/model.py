@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from shared.config.fields import MachineConfig
+from shared.config.fields import BLOCKS_FROM, MachineConfig
 from shared.config.model import ModelConfig
+from wmtp_jax import block_attention
 from wmtp_jax.positions import Positions, find_positions, turn
 
 Params = dict[str, Any]
@@ -72,13 +73,14 @@ class Attention(nn.Module):
             k_BLMH = turn(k_BLMH, positions.turn_BL2H)
         if cfg.scale_by_layer:
             q_BLNH = q_BLNH / layer.astype(q_BLNH.dtype)
-        mixed_BLNH = jax.nn.dot_product_attention(
-            q_BLNH,
-            k_BLMH,
-            v_BLMH,
-            mask=positions.mask_B1LL,
-            implementation=_implementation(cfg, self.machine, x_BLD.shape[1]),
-        )
+        way = _way_to_attend(cfg, self.machine, x_BLD.shape[1])
+        qkv = q_BLNH, k_BLMH, v_BLMH
+        if way == "blocks":
+            mixed_BLNH = block_attention.attend(*qkv, positions.start_BL)
+        else:
+            mixed_BLNH = jax.nn.dot_product_attention(
+                *qkv, mask=positions.mask_B1LL, implementation=way
+            )
         mixed_BLX = mixed_BLNH.reshape(*x_BLD.shape[:2], N * H)
         out = _dense(cfg.width, dtype, "out", cfg.branch_deviation, cfg.out_bias)
         return out(mixed_BLX)
@@ -138,7 +140,7 @@ class Trunk(nn.Module):
             in_axes=(nn.broadcast, 0),
         )
         # Inside a scan XLA cannot merge the second computation with the first.
-        remat = self.machine.rematerialise
+        remat = self.machine.rematerialise == "layer"
         kind = nn.remat(Block, prevent_cse=False) if remat else Block
         block = kind(cfg, self.machine, self.dropping, name="blocks")
         layers = jnp.arange(1, cfg.num_layers + 1)
@@ -176,14 +178,16 @@ def _norm(cfg: ModelConfig, dtype, name: str | None = None):
     )
 
 
-def _implementation(cfg: ModelConfig, machine: MachineConfig, length: int) -> str:
-    """Which kernel `jax.nn.dot_product_attention` takes."""
+def _way_to_attend(cfg: ModelConfig, machine: MachineConfig, length: int) -> str:
+    """`blocks`, or which kernel `jax.nn.dot_product_attention` takes."""
     if machine.attention != "auto":
         return machine.attention
     on_gpu = machine.device in ("auto", "gpu") and jax.default_backend() == "gpu"
     # cuDNN's limits; with a mask it trains on even lengths only.
     fits = cfg.H % 8 == 0 and cfg.H <= 128 and length % 2 == 0
-    return "cudnn" if on_gpu and fits and machine.dtype == "bfloat16" else "xla"
+    if on_gpu and fits and machine.dtype == "bfloat16":
+        return "cudnn"
+    return "blocks" if length >= BLOCKS_FROM else "xla"
 
 
 def init_trunk(key: jax.Array, cfg: ModelConfig) -> Params:
@@ -213,9 +217,11 @@ def forward(
       machine: dtype of the computation, kernel of attention, rematerialisation.
       dropout_key: drops with `cfg.dropout` if given; nothing is dropped without.
     """
-    positions = find_positions(positions_BL, document_BL, cfg)
+    machine = machine or MachineConfig()
+    masked = _way_to_attend(cfg, machine, tokens_BL.shape[1]) != "blocks"
+    positions = find_positions(positions_BL, document_BL, cfg, masked=masked)
     dropping = dropout_key is not None and cfg.dropout > 0
-    module = Trunk(cfg, machine or MachineConfig(), dropping)
+    module = Trunk(cfg, machine, dropping)
     hidden_BLD, residual_BLD = module.apply(
         {"params": trunk},
         tokens_BL,
@@ -239,7 +245,7 @@ def block_state(
     """One more last block and final norm, with parameters of their own."""
     last = jnp.asarray(cfg.num_layers)
     run = Block(cfg, machine, dropping=dropout_key is not None).apply
-    if machine.rematerialise:
+    if machine.rematerialise == "layer":
         run = jax.checkpoint(run)
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     out_BLD = run({"params": block}, x_BLD, positions, last, rngs=rngs)

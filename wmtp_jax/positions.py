@@ -1,4 +1,4 @@
-"""Where tokens stand: the attention mask, and rotary positions.
+"""Where tokens stand: whom they may attend to, and rotary positions.
 
 Axes: B rows, L positions, N attention heads, H width of a head.
 """
@@ -18,11 +18,15 @@ class Positions:
     """What a block knows of where its tokens stand.
 
     Attributes:
-      mask_B1LL: True where a position may attend to another.
+      start_BL: where the document of a position begins in its row; a padding position
+        is a document by itself.
+      mask_B1LL: True where a position may attend to another; None where attention is
+        computed in blocks, and no array of `[L, L]` is made.
       turn_BL2H: cosine and sine of the rotary angles, float32; None for GPT-2.
     """
 
-    mask_B1LL: jax.Array
+    start_BL: jax.Array
+    mask_B1LL: jax.Array | None
     turn_BL2H: jax.Array | None
 
 
@@ -60,17 +64,37 @@ def turn(x_BLNH: jax.Array, turn_BL2H: jax.Array) -> jax.Array:
 
 
 def find_positions(
-    positions_BL: jax.Array, document_BL: jax.Array, cfg: ModelConfig
+    positions_BL: jax.Array,
+    document_BL: jax.Array,
+    cfg: ModelConfig,
+    *,
+    masked: bool = True,
 ) -> Positions:
-    """Mask (causal, within one document) and rotary angles of a batch."""
+    """Whom a position may attend to (causal, within one document), rotary angles.
+
+    Args:
+      masked: whether the mask is made.
+    """
+    start_BL = find_starts(document_BL)
+    mask_B1LL = _mask(document_BL) if masked else None
+    if not cfg.is_rotary:
+        return Positions(start_BL, mask_B1LL, None)
+    positions_BL1 = positions_BL[:, :, None].astype(jnp.float32)
+    angle_BLH = positions_BL1 * rotary_frequencies(cfg)[None, None]
+    turn_BL2H = jnp.stack([jnp.cos(angle_BLH), jnp.sin(angle_BLH)], axis=2)
+    return Positions(start_BL, mask_B1LL, turn_BL2H)
+
+
+def find_starts(document_BL: jax.Array) -> jax.Array:
+    """`start_BL`; the tokens of a document stand together in its row."""
+    index_1L = jnp.arange(document_BL.shape[1])[None]
+    before_BL = jnp.pad(document_BL, ((0, 0), (1, 0)))[:, :-1]
+    first_BL = (document_BL != before_BL) | (document_BL == 0)
+    return jax.lax.cummax(jnp.where(first_BL, index_1L, 0), axis=1)
+
+
+def _mask(document_BL: jax.Array) -> jax.Array:
     L = document_BL.shape[1]
     same_BLL = document_BL[:, :, None] == document_BL[:, None, :]
     earlier_LL = jnp.arange(L)[:, None] >= jnp.arange(L)[None, :]
-    mask_B1LL = (same_BLL & earlier_LL[None])[:, None]
-    if not cfg.is_rotary:
-        return Positions(mask_B1LL, None)
-    positions_BL1 = positions_BL[:, :, None].astype(jnp.float32)
-    angle_BLH = positions_BL1 * rotary_frequencies(cfg)[None, None]
-    return Positions(
-        mask_B1LL, jnp.stack([jnp.cos(angle_BLH), jnp.sin(angle_BLH)], axis=2)
-    )
+    return (same_BLL & earlier_LL[None])[:, None]

@@ -23,7 +23,7 @@ log = logging.getLogger("wmtp")
 # Of what a config can name.
 USABLE = {
     "dtype": ("float32", "bfloat16"),
-    "attention": ("auto", "xla", "cudnn"),
+    "attention": ("auto", "xla", "cudnn", "blocks"),
 }
 
 

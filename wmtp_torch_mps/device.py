@@ -52,9 +52,9 @@ def _find_device(cfg: Config) -> torch.device:
 
 
 def _check_mps(cfg: Config) -> None:
-    if cfg.machine.rematerialise and cfg.model.dropout > 0:
+    if cfg.machine.rematerialise != "none" and cfg.model.dropout > 0:
         raise ValueError(
-            "machine.rematerialise must be off with dropout on mps, got model.dropout "
+            "machine.rematerialise must be none with dropout on mps, got model.dropout "
             f"{cfg.model.dropout}: torch draws another mask when it computes again "
             "there (pytorch/pytorch#127676)"
         )

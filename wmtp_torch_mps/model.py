@@ -19,10 +19,11 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.config.fields import Config
+from shared.config.fields import BLOCKS_FROM, Config
 from shared.huggingface.config_json import make_hf_config
 from shared.huggingface.names import HEADS, MODEL, VALUE, file_of
 from shared.huggingface.tree import ByName, Params, to_tensors
+from wmtp_torch_mps import block_attention
 from wmtp_torch_mps.heads import kind_of
 from wmtp_torch_mps.precision import attention_dtype, computing, rounds_products
 
@@ -105,7 +106,7 @@ class WMTP(nn.Module):
         # In lists, so that they get no second name.
         self.final_norm = [trunk.get_submodule(norm)]
         self.last_layer = [trunk.get_submodule(layers)[-1]]
-        if cfg.machine.rematerialise:
+        if cfg.machine.rematerialise == "layer":
             self.base.activation_checkpointing_enable({"use_reentrant": False})
         parts = (self.base.config, self.last_layer[0], self.final_norm[0])
         made = [kind_of(self).make(*parts) for _ in range(1, cfg.heads.count)]
@@ -125,8 +126,8 @@ class WMTP(nn.Module):
         return self.base.get_output_embeddings().weight
 
 
-def attention(model: WMTP) -> str:
-    """What `transformers` attends with.
+def way_to_attend(model: WMTP, length: int) -> str:
+    """`blocks`, or what `transformers` attends with.
 
     Where a CPU rounds products to bfloat16, torch's fused kernel makes them in small
     pieces, and takes three times as long as whole ones.
@@ -134,6 +135,8 @@ def attention(model: WMTP) -> str:
     machine = model.cfg.machine
     if machine.attention != "auto":
         return machine.attention
+    if length >= BLOCKS_FROM:
+        return "blocks"
     return "eager" if rounds_products(model.device, machine.dtype) else "sdpa"
 
 
@@ -199,6 +202,22 @@ def attention_mask(document_BL: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(seen_BLL, nothing, lowest)[:, None]
 
 
+def _find_positions(model: WMTP, document_BL: Tensor) -> dict[str, Any]:
+    """What layers are given to attend by; tells them with what, too."""
+    way, name = way_to_attend(model, document_BL.shape[1]), model.cfg.machine.dtype
+    if way == "blocks":
+        way = block_attention.register()
+        documents = block_attention.find_documents(document_BL, name)
+        # Of four axes, so that `transformers` makes no mask; what attends reads none.
+        positions = {"attention_mask": documents.start_BL[:, None, None, :]}
+        positions["documents"] = documents
+    else:
+        dtype = attention_dtype(model.device, name, model.base.dtype)
+        positions = {"attention_mask": attention_mask(document_BL, dtype)}
+    model.base.config._attn_implementation = way
+    return positions
+
+
 def forward(
     model: WMTP,
     tokens_BL: Tensor,
@@ -215,12 +234,9 @@ def forward(
     """
     trunk = model.base.base_model
     # `transformers` rematerialises in training mode alone, in which dropout is on too.
-    again = model.cfg.machine.rematerialise and model.cfg.model.dropout == 0
+    again = model.cfg.machine.rematerialise == "layer" and model.cfg.model.dropout == 0
     model.train(dropping or again)
-    model.base.config._attn_implementation = attention(model)
-    dtype = attention_dtype(model.device, model.cfg.machine.dtype, model.base.dtype)
-    mask_B1LL = attention_mask(document_BL, dtype)
-    positions: dict[str, Any] = {"attention_mask": mask_B1LL}
+    positions = _find_positions(model, document_BL)
     seen: list[Tensor] = []
     hook = model.final_norm[0].register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0])

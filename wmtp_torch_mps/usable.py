@@ -10,7 +10,7 @@ USABLE = {
     "device": ("auto", "cpu", "mps"),
     "dtype": ("float32", "bfloat16", "float16"),
     "first_moment": ("float32",),
-    "attention": ("auto", "eager", "sdpa"),
+    "attention": ("auto", "eager", "sdpa", "blocks"),
 }
 
 

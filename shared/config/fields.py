@@ -22,7 +22,10 @@ if TYPE_CHECKING:  # choices that a table decides are strings to a type checker
     Algo: TypeAlias = str
 else:
     Algo = Literal[*ALGORITHMS]
+# Positions of a row from which attention in blocks pays: benchmarks/README.md.
+BLOCKS_FROM = 512
 Device = Literal["auto", "cpu", "gpu", "mps"]
+Remat = Literal["none", "layer"]
 TrackerName = Literal["mlflow", "jsonl", "none"]
 
 
@@ -198,11 +201,12 @@ class MachineConfig(Checked):
     """of matrix products (float16: torch alone); all that is kept stays float32"""
     first_moment: Literal["float32", "bfloat16"] = "float32"
     """JAX: what the optimizer keeps its first moment in; half the memory, rounded"""
-    attention: Literal["auto", "xla", "cudnn", "eager", "sdpa"] = "auto"
-    """JAX: `auto` is cuDNN's kernel on a GPU in bfloat16, else XLA; torch: `auto` is
-    sdpa, but eager on a CPU in bfloat16"""
-    rematerialise: bool = False
-    """compute each block again in the backward pass: less memory, more time"""
+    attention: Literal["auto", "xla", "cudnn", "eager", "sdpa", "blocks"] = "auto"
+    """`auto`: `blocks`, whose memory grows with L and not L squared, from BLOCKS_FROM
+    positions on; below JAX: XLA, torch: sdpa, but eager on a CPU in bfloat16; JAX on a
+    GPU in bfloat16: cuDNN's kernel"""
+    rematerialise: Remat = "none"
+    """`layer`: compute each layer again in the backward pass: less memory, more time"""
     compilation_cache: bool = True
     """keep compiled programs in output_dir/compiled for the next start"""
     deterministic: bool = False

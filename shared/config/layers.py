@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 
 from shared.config import original_names
-from shared.config.fields import Algo, Config
+from shared.config.fields import Algo, Config, Remat
 from shared.config.ranges import field_types
 
 PRESETS = files("shared.config") / "presets"
@@ -108,6 +108,8 @@ def checked(kind: Any, value: Any, where: str, place: str = "") -> Any:
     """
     if kind == Algo and isinstance(value, str):
         value = original_names.ALGO.get(value, value)
+    if kind == Remat and isinstance(value, bool):  # as configs of older runs have it
+        value = "layer" if value else "none"
     try:
         return _convert(value, kind)
     except (TypeError, OverflowError):

@@ -17,7 +17,7 @@ Axes: B rows, L positions, D width, F inner width, N attention heads, V vocabula
 from dataclasses import dataclass
 from math import prod
 
-from shared.config.fields import Config
+from shared.config.fields import BLOCKS_FROM, Config
 from shared.head_types import HEAD_TYPES
 from shared.huggingface.names import TRUNK, pieces_of
 from shared.state.header import moment_names
@@ -113,19 +113,27 @@ def estimate(cfg: Config, backend: str) -> dict[str, int]:
     }
 
 
+def in_blocks(cfg: Config) -> bool:
+    """Whether training rows are attended to in blocks, on a CPU."""
+    way, length = cfg.machine.attention, cfg.data.max_length
+    return way == "blocks" or (way == "auto" and length >= BLOCKS_FROM)
+
+
 def _activations(cfg: Config, cost: Costs, half: bool) -> int:
     """Of all layers, those of `block` heads among them."""
     model, L, width = cfg.model, cfg.data.max_length, 2 if half and cost.narrow else 4
     inner = cost.gated if model.is_rotary else cost.inner
     eager = cfg.machine.attention == "eager" or (half and not cost.narrow)
     scores = cost.eager if eager else cost.scores
+    if in_blocks(cfg):
+        scores = 0
     layer = cost.widths * model.width + inner * model.F
     layer += scores * model.num_attention_heads * L
     layers = 0 if cfg.heads.only else model.num_layers
     if HEAD_TYPES[cfg.heads.type].copies_block:
         layers += cfg.heads.count - 1
     kept = layer * layers
-    if cfg.machine.rematerialise:  # one layer, and what goes into each
+    if cfg.machine.rematerialise == "layer":  # one layer, and what goes into each
         kept = layer + model.width * layers
     rows = width * cfg.data.batch_size * L
     if cfg.heads.only:  # where it lay, logits lie later

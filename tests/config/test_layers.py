@@ -176,6 +176,14 @@ def test_a_hostile_key_stays_on_one_short_line(tmp_path):
     assert len(error("--recipe", recipe(tmp_path, f'"{"x" * 9999}\\n": 1'))) < 500
 
 
+@pytest.mark.parametrize("was, now", [("true", "layer"), ("false", "none")])
+def test_rematerialise_was_a_boolean(tmp_path, was, now):
+    """In configs of older runs."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"machine:\n  rematerialise: {was}\n", "utf-8")
+    assert load_config(path).machine.rematerialise == now
+
+
 def test_files_that_cannot_be_read(tmp_path):
     missing = tmp_path / "no.yaml"
     known = ", ".join(sorted(RECIPES + MACHINES))

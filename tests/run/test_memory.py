@@ -16,7 +16,11 @@ SHAPES = {
     "longer": "--algo baseline --data.max-length 128",
     "deeper, a wider inner layer": "--model.num-layers 4 --model.ffn-width 256",
     "blocks": "--head-type block --heads 3",
-    "rematerialised, deep": "--machine.rematerialise --model.num-layers 12",
+    "long rows": "--data.batch-size 1 --data.max-length 2048 "
+    "--model.max-positions 2048 --model.width 128 --model.num-attention-heads 4",
+    "long rows, deep, again": "--data.batch-size 1 --data.max-length 2048 "
+    "--model.max-positions 2048 --model.num-layers 8 --machine.rematerialise layer",
+    "rematerialised, deep": "--machine.rematerialise layer --model.num-layers 12",
     "gated": "--model.family llama --model.activation silu",
     "heads only": "--heads.only --head-type medusa --model.num-layers 8",
     "blocks only": "--heads.only --head-type block --model.num-layers 8 --heads 3",

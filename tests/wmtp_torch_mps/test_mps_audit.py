@@ -15,7 +15,7 @@ from tests.cases import shorter
 from tests.minis import ALGOS, HEAD_TYPES, L, config, first, minis
 from tests.mps_audit import Audit, NoMps, OnMeta, audited, routes
 from tests.signal_passes import over_documents
-from wmtp_torch_mps import critic, reference, unembed
+from wmtp_torch_mps import block_attention, critic, reference, unembed
 from wmtp_torch_mps import loss as loss_module
 from wmtp_torch_mps.model import WMTP
 from wmtp_torch_mps.state import init_state
@@ -56,10 +56,12 @@ def setting(algo="critic", head_type="linear", family="gpt2", **machine):
     return replace(cfg, machine=replace(cfg.machine, **machine))
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "blocks"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
-def test_every_operator_of_a_step_has_a_route(family, attention):
+def test_every_operator_of_a_step_has_a_route(family, attention, monkeypatch):
     """All head types and algorithms in turn; evaluation and stage 1 too."""
+    # What mps computes, not torch's kernel for a CPU.
+    monkeypatch.setattr(block_attention, "rounds_products", lambda device, dtype: True)
     batches = short(minis("packed")[0])
     for head_type, algo in zip(HEAD_TYPES, ALGOS, strict=True):
         cfg = setting(algo, head_type, family, attention=attention)
@@ -109,6 +111,14 @@ def test_no_device_is_forgotten_in_a_step(algo, head_type, meta):
         eval_step(model, short(first("packed", "float32")))
     on_device = {n: x.device.type for n, x in metrics.items() if torch.is_tensor(x)}
     assert "loss" in on_device and set(on_device.values()) == {"meta"}
+
+
+def test_no_device_is_forgotten_in_long_rows(meta):
+    cfg = setting("baseline", "block", "llama", attention="blocks")
+    state = init_state(WMTP(cfg).to(meta))
+    with OnMeta():
+        _, metrics = train_step(state, short(minis("packed")[0]), 5)
+    assert metrics["loss"].device.type == "meta"
 
 
 def test_no_device_is_forgotten_in_stage_1_and_the_reference(meta):

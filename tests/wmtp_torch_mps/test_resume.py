@@ -49,7 +49,7 @@ SETTINGS = {
     "in halves": (CRITIC, {"splits": 2}),
     "dropout": (replace(CRITIC, model=replace(CRITIC.model, dropout=0.1)), {}),
     "computed again": (
-        replace(CRITIC, machine=replace(CRITIC.machine, rematerialise=True)),
+        replace(CRITIC, machine=replace(CRITIC.machine, rematerialise="layer")),
         {},
     ),
     "lion": (with_optimizer(CRITIC, name="lion"), {}),

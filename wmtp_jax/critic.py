@@ -115,7 +115,9 @@ def fixed_returns(
     return value_BL, values.return_BL
 
 
-def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
+def _frozen_hidden(
+    trunk: model.Params, batch: Batch, cfg: Config, mesh: Mesh
+) -> jax.Array:
     return model.forward(
         trunk,
         batch.tokens_BL,
@@ -123,6 +125,7 @@ def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
         batch.document_BL,
         cfg.model,
         cfg.machine,
+        mesh=mesh,
     ).hidden_BLD
 
 
@@ -151,7 +154,7 @@ def train_value_head(
 ) -> model.Params:
     """Stage 1: only the value head learns; the best one."""
     hidden = sharding.jit_pass(
-        lambda trunk, batch: _frozen_hidden(trunk, batch, cfg), mesh
+        lambda trunk, batch: _frozen_hidden(trunk, batch, cfg, mesh), mesh
     )
     for batch in stage1.batches():
         stage1.keep(hidden(trunk, batch))

@@ -24,7 +24,7 @@ from shared.signals.columns import COLUMNS
 from shared.signals.passes import FrozenModel
 from shared.state.frozen_models import read_weights
 from shared.tracking.console import Progress
-from wmtp_jax import checkpoint, model, sharding
+from wmtp_jax import checkpoint, layout, model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.state import make_state, tensor_names
@@ -55,14 +55,15 @@ def load_frozen(
         tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
     else:
         tree = read_weights(frozen)
-    return jax.device_put(tree, sharding.replicated(mesh))
+    return jax.device_put(tree, layout.kept(mesh, tree))
 
 
 def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
     """Plain next-token training of the start model on the `reference` split."""
     train, num_steps = reference_batches(cfg, split)
     tx = make_optimizer(cfg, num_steps)
-    state = jax.device_put(make_state(cfg, tx), sharding.replicated(mesh))
+    state = make_state(cfg, tx)
+    state = jax.device_put(state, layout.kept(mesh, state))
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
     tensors = tensor_names(state.params)
     with Progress(num_steps, "reference", every=20) as progress:
@@ -91,7 +92,8 @@ def make_scores(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
     """
 
     def scores(params: model.Params, batch: Batch) -> jax.Array:
-        hidden_BLD = run_trunk(params, batch, cfg).hidden_BLD.astype(jnp.float32)
+        outputs = run_trunk(params, batch, cfg, mesh=mesh)
+        hidden_BLD = outputs.hidden_BLD.astype(jnp.float32)
         return jnp.einsum("bld,d->bl", hidden_BLD, params["score"])
 
     return partial(sharding.jit_pass(scores, mesh), params)

@@ -27,7 +27,7 @@ from shared.run.open_run import Run, config_in_force, open_run
 from shared.run.plan import log_jump, plan_steps
 from shared.signals.kept import Signals
 from shared.state.checkpoints import Progressed, step_to_export, steps_in
-from wmtp_jax import NAME, checkpoint, critic, report
+from wmtp_jax import NAME, checkpoint, critic, layout, report
 from wmtp_jax.export import adopt, export
 from wmtp_jax.in_training import make_tasks
 from wmtp_jax.optimizer import make_optimizer, rate_of
@@ -88,7 +88,7 @@ def train(
             steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
             log_jump(cfg, run.before, training, steps, rate)
             checkpoint.drop_after(manager, start)
-            state = jax.device_put(state, replicated(mesh))
+            state = jax.device_put(state, layout.kept(mesh, state))
             eval_step = make_eval_step(cfg, mesh)
             train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
             data = (training, validation)
@@ -157,12 +157,12 @@ def begin(
         return start, state, done
     state, done = make_state(cfg, tx), Progressed(training.state())
     if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
-        known = {name: state.params[name] for name in ("trunk", "value")}
-        known = jax.device_put(known, replicated(mesh))  # once, not at every batch
-        with Stage1(run, signals, devices=mesh.size) as stage1:
-            head = critic.train_value_head(
-                known["value"], known["trunk"], cfg, stage1, mesh
-            )
+        # Once, not at every batch; the value head is small.
+        head = jax.device_put(state.params["value"], replicated(mesh))
+        trunk = state.params["trunk"]
+        trunk = jax.device_put(trunk, layout.kept(mesh, trunk))
+        with Stage1(run, signals, devices=layout.row_parts(mesh)) as stage1:
+            head = critic.train_value_head(head, trunk, cfg, stage1, mesh)
         done.stage1 = stage1.summary()
         state = replace(state, params={**state.params, "value": head})
     return 0, state, done

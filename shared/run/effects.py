@@ -253,7 +253,7 @@ EFFECTS = (
     Effect(
         "the JAX trainer",
         lambda cfg, backend: backend == "wmtp_jax",
-        _of(machine="compilation_cache"),
+        _of(machine="compilation_cache fsdp tensor"),
     ),
     Effect(
         "the JAX trainer on a GPU",

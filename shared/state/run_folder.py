@@ -35,6 +35,8 @@ FREE_ON_RESUME = {
     "verbose",
     "decoding.draft_vocab",
     "machine.device",
+    "machine.fsdp",
+    "machine.tensor",
     "tracking.to",
     "tracking.tensorboard",
     "train.epochs",

@@ -83,9 +83,7 @@ def run(
         out_specs=(SPLIT, of_shared, of_own),
         check_vma=False,
     )
-    found, d_VD, d_KVD = everywhere(heads, rows, scored)
-    V = pieces.vocab_size  # less than there are rows, where some were added
-    return found, _first(d_VD, V, axis=0), _first(d_KVD, V, axis=1)
+    return everywhere(heads, rows, scored)
 
 
 def run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) -> Scored:
@@ -109,39 +107,58 @@ def run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) -> 
 
 @dataclass(frozen=True)
 class Pieces:
-    """How devices share an unembedding.
+    """How devices share an unembedding, which lies as `layout.kept_spec` says.
 
     Attributes:
       spec: where the pieces of one lie; None: one device has it all.
       shared: by which devices the logits of a row are, if not by one.
     """
 
-    vocab_size: int = 0
     spec: PartitionSpec | None = None
     shared: Shared | None = None
 
-    @property
-    def axis(self) -> int | None:
-        """The axis of W that is in pieces over `fsdp`."""
+    def _along(self, axis: str) -> int | None:
+        """The axis of W that is in pieces over one of the mesh."""
         names = [x if isinstance(x, tuple) else (x,) for x in self.spec or ()]
-        return next((i for i, at in enumerate(names) if FSDP in at), None)
+        return next((i for i, at in enumerate(names) if axis in at), None)
 
     @property
     def summed_over(self) -> tuple[str, ...]:
-        """The axes of the mesh over which each device still has a part of a gradient."""
-        return ROWS if self.axis is None else (DATA,)
+        """The axes over which each device still has a part of what is scattered."""
+        return ROWS if self._along(FSDP) is None else (DATA,)
 
     def gathered(self, unembed_VD: jax.Array) -> jax.Array:
-        """W over `fsdp`, before its rows are walked over."""
-        if self.axis is None:
+        """What a device multiplies with, before its rows are walked over.
+
+        All of W over `fsdp`; over `tensor` the part of its tokens, with rows of 0 at
+        the end where their number is not to be divided.
+        """
+        if (axis := self._along(FSDP)) is not None:
+            unembed_VD = jax.lax.all_gather(unembed_VD, FSDP, axis=axis, tiled=True)
+        if self.shared is None or self._along(TENSOR) == 0:
             return unembed_VD
-        return jax.lax.all_gather(unembed_VD, FSDP, axis=self.axis, tiled=True)
+        count = jax.lax.axis_size(TENSOR)
+        more = -unembed_VD.shape[0] % count
+        unembed_VD = jnp.pad(unembed_VD, ((0, more), (0, 0)))
+        if self._along(TENSOR) == 1:
+            return jax.lax.all_to_all(unembed_VD, TENSOR, 0, 1, tiled=True)
+        V = unembed_VD.shape[0] // count
+        first = jax.lax.axis_index(TENSOR) * V
+        return jax.lax.dynamic_slice_in_dim(unembed_VD, first, V)
 
     def scattered(self, d_VD: jax.Array | None) -> jax.Array | None:
-        """The gradient of W summed over `fsdp`, each device with its piece."""
-        if self.axis is None or d_VD is None:
+        """The gradient of what was gathered, as W lies, summed over `fsdp`."""
+        if d_VD is None:
+            return None
+        if self.shared is not None and (axis := self._along(TENSOR)) != 0:
+            if axis == 1:
+                d_VD = jax.lax.all_to_all(d_VD, TENSOR, 1, 0, tiled=True)
+            else:
+                d_VD = jax.lax.all_gather(d_VD, TENSOR, tiled=True)
+            d_VD = d_VD[: self.shared.vocab_size]
+        if (axis := self._along(FSDP)) is None:
             return d_VD
-        return jax.lax.psum_scatter(d_VD, FSDP, scatter_dimension=self.axis, tiled=True)
+        return jax.lax.psum_scatter(d_VD, FSDP, scatter_dimension=axis, tiled=True)
 
     def added_up(self, x: jax.Array) -> jax.Array:
         """Over the devices that share a row."""
@@ -152,24 +169,13 @@ ONE = Pieces()
 
 
 def _pieces(mesh: Mesh, heads: Heads) -> tuple[Pieces, Heads]:
-    """How these devices share unembeddings, and those with rows that make parts equal.
-
-    They travel in the type in which they are multiplied.
-    """
+    """How these devices share unembeddings, and those in the type of their products."""
     states_KRD, shared_VD, own_KVD = heads
     shared = Shared(TENSOR, shared_VD.shape[0]) if mesh.shape[TENSOR] > 1 else None
-    shared_VD = layout.padded(shared_VD.astype(states_KRD.dtype), mesh, axis=0)
-    if own_KVD is not None:
-        own_KVD = layout.padded(own_KVD.astype(states_KRD.dtype), mesh, axis=1)
     spec = layout.kept_spec(["unembed"], shared_VD.shape, mesh)
-    pieces = Pieces(heads[1].shape[0], spec, shared)
-    return pieces, (states_KRD, shared_VD, own_KVD)
-
-
-def _first(x: jax.Array | None, count: int, *, axis: int) -> jax.Array | None:
-    if x is None or x.shape[axis] == count:
-        return x
-    return jax.lax.slice_in_dim(x, 0, count, axis=axis)
+    dtype = states_KRD.dtype
+    own_KVD = None if own_KVD is None else own_KVD.astype(dtype)
+    return Pieces(spec, shared), (states_KRD, shared_VD.astype(dtype), own_KVD)
 
 
 def _of_heads(

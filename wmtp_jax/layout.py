@@ -31,6 +31,11 @@ def row_parts(mesh: Mesh) -> int:
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
+def size_of(mesh: Mesh | None, axis: str) -> int:
+    """Devices along an axis of the mesh; 1 without one."""
+    return 1 if mesh is None else mesh.shape[axis]
+
+
 def shares_matrices(mesh: Mesh | None) -> bool:
     """Whether a device has pieces of matrices, not all of them."""
     return mesh is not None and mesh.shape[FSDP] * mesh.shape[TENSOR] > 1
@@ -111,31 +116,9 @@ def in_use(tree: Any, mesh: Mesh | None, dtype: Any = None) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def rows_in_use(matrix_VD: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """An embedding whose V rows are looked up, in `tensor` pieces of equal size.
-
-    Rows of 0 are added where `tensor` does not divide V.
-    """
-    if mesh is None or not shares_matrices(mesh):
-        return matrix_VD
-    return _gathered(("embed",), mesh, padded(matrix_VD, mesh, axis=0))
-
-
-def padded(x: jax.Array, mesh: Mesh, *, axis: int) -> jax.Array:
-    """With zeros at the end of an axis, so that `tensor` divides it."""
-    more = -x.shape[axis] % mesh.shape[TENSOR]
-    if not more:
-        return x
-    return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gathered(names: tuple[str, ...], mesh: Mesh, x: jax.Array) -> jax.Array:
-    axis = _split_axis(names)
-    spec: list[str | None] = [None] * x.ndim
-    if axis is not None and x.shape[axis] % mesh.shape[TENSOR] == 0:
-        spec[axis] = TENSOR
-    return _constrained(x, mesh, PartitionSpec(*spec))
+    return _constrained(x, mesh, _used_spec(names, x, mesh))
 
 
 def _gathered_forward(names, mesh, x):
@@ -144,11 +127,25 @@ def _gathered_forward(names, mesh, x):
 
 def _gathered_backward(names, mesh, kept_nothing, gradient):
     del kept_nothing
-    spec = kept_spec(names, gradient.shape, mesh)
-    return (_constrained(gradient, mesh, spec),)
+    # Each device has a part of the sum, from its rows: that is added up as it is, and
+    # then cut. Cut first, rows would be exchanged in place of sums.
+    summed = _constrained(gradient, mesh, _used_spec(names, gradient, mesh))
+    kept = kept_spec(names, gradient.shape, mesh)
+    return (_constrained(summed, mesh, kept),)
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def _used_spec(names: Sequence[str], x: jax.Array, mesh: Mesh) -> PartitionSpec:
+    kept = kept_spec(names, x.shape, mesh)
+    used: list[str | None] = [None] * x.ndim
+    if (axis := _split_axis(names)) is not None and TENSOR in _names(kept[axis]):
+        used[axis] = TENSOR
+    elif "embed" in names:
+        # Looked up, not multiplied: D will do, where `tensor` does not divide V.
+        used = [TENSOR if TENSOR in _names(at) else None for at in kept]
+    return PartitionSpec(*used)
 
 
 def by_rows(x: jax.Array, mesh: Mesh | None, *, split: int | None = None) -> jax.Array:
@@ -160,9 +157,14 @@ def by_rows(x: jax.Array, mesh: Mesh | None, *, split: int | None = None) -> jax
     if mesh is None or not shares_matrices(mesh):
         return x
     spec: list[Any] = [ROWS, *[None] * (x.ndim - 1)]
-    if split is not None:
+    if split is not None and x.shape[split] % mesh.shape[TENSOR] == 0:
         spec[split] = TENSOR
     return _constrained(x, mesh, PartitionSpec(*spec))
+
+
+def _names(of_axis: Any) -> tuple[str, ...]:
+    """The axes of the mesh along one axis of an array."""
+    return of_axis if isinstance(of_axis, tuple) else (of_axis,)
 
 
 def _constrained(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:

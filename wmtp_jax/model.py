@@ -74,9 +74,8 @@ class Attention(nn.Module):
         qkv_BLX = _dense((N + 2 * M) * H, dtype, "qkv", deviation, cfg.qkv_bias)(x_BLD)
         qkv_BLX = layout.by_rows(qkv_BLX, self.mesh)
         qkv_BLXH = qkv_BLX.reshape(*x_BLD.shape[:2], N + 2 * M, H)
-        q_BLNH, k_BLMH, v_BLMH = (
-            layout.by_rows(x, self.mesh, split=2 if self._divided else None)
-            for x in jnp.split(qkv_BLXH, (N, N + M), axis=2)
+        q_BLNH, k_BLMH, v_BLMH = map(
+            self._divided, jnp.split(qkv_BLXH, (N, N + M), axis=2)
         )
         if positions.turn_BL2H is not None:
             q_BLNH = turn(q_BLNH, positions.turn_BL2H)
@@ -94,11 +93,13 @@ class Attention(nn.Module):
         out = _dense(cfg.width, dtype, "out", cfg.branch_deviation, cfg.out_bias)
         return out(mixed_BLX)
 
-    @property
-    def _divided(self) -> bool:
-        count = self.mesh.shape[layout.TENSOR] if self.mesh else 1
-        heads = self.cfg.num_attention_heads, self.cfg.kv_heads
-        return all(x % count == 0 for x in heads)
+    def _divided(self, x_BLNH: jax.Array) -> jax.Array:
+        """Its heads over `tensor`; here and backward nothing else becomes so."""
+        x_BLNH = layout.by_rows(x_BLNH, self.mesh)
+        count = layout.size_of(self.mesh, layout.TENSOR)
+        if self.cfg.num_attention_heads % count or self.cfg.kv_heads % count:
+            return x_BLNH
+        return layout.by_rows(x_BLNH, self.mesh, split=2)
 
 
 class Block(nn.Module):
@@ -114,10 +115,11 @@ class Block(nn.Module):
         cfg, dtype = self.cfg, self.machine.dtype
         deviation, bias = cfg.init_deviation, cfg.mlp_bias
         drop = nn.Dropout(cfg.dropout, deterministic=not self.dropping)
-        normed_BLD = _norm(cfg, dtype, "norm1")(x_BLD)
+        whole = partial(layout.by_rows, mesh=self.mesh)
+        normed_BLD = whole(_norm(cfg, dtype, "norm1")(x_BLD))
         attention = Attention(cfg, self.machine, self.mesh, name="attention")
-        x_BLD = x_BLD + drop(attention(normed_BLD, positions, layer))
-        normed_BLD = _norm(cfg, dtype, "norm2")(x_BLD)
+        x_BLD = x_BLD + drop(whole(attention(normed_BLD, positions, layer)))
+        normed_BLD = whole(_norm(cfg, dtype, "norm2")(x_BLD))
         up_BLF = _dense(cfg.F, dtype, "up", deviation, bias)(normed_BLD)
         activate = ACTIVATIONS[cfg.activation]
         if cfg.is_rotary:
@@ -126,7 +128,8 @@ class Block(nn.Module):
         else:
             inner_BLF = activate(up_BLF)
         down = _dense(cfg.width, dtype, "down", cfg.branch_deviation, bias)
-        return x_BLD + drop(down(inner_BLF))
+        inner_BLF = layout.by_rows(inner_BLF, self.mesh, split=2)
+        return whole(x_BLD + drop(whole(down(inner_BLF))))
 
 
 class Trunk(nn.Module):
@@ -143,7 +146,8 @@ class Trunk(nn.Module):
         embed_VD = self.param("embed", normal, (cfg.vocab_size, cfg.width))
         if not cfg.tie_embeddings and self.is_initializing():
             self.param("unembed", normal, (cfg.vocab_size, cfg.width))
-        x_BLD = layout.rows_in_use(embed_VD, self.mesh)[tokens_BL]
+        embed_VD = layout.in_use({"embed": embed_VD}, self.mesh)["embed"]
+        x_BLD = embed_VD[tokens_BL]
         if not cfg.is_rotary:
             place_PD = self.param("place", normal, (cfg.max_positions, cfg.width))
             place_PD = layout.in_use({"place": place_PD}, self.mesh)["place"]
@@ -165,7 +169,7 @@ class Trunk(nn.Module):
 
 
 def _run_layer(block: Block, x_BLD: jax.Array, positions: Positions, layer: jax.Array):
-    return layout.by_rows(block(x_BLD, positions, layer), block.mesh), None
+    return block(x_BLD, positions, layer), None
 
 
 def _layer_kind(machine: MachineConfig, mesh: Mesh | None) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from shared.config.fields import Config, TrainConfig
 from shared.messages import first_line
@@ -28,7 +29,7 @@ from shared.state.checkpoints import (
     require_finite,
     superseded,
 )
-from wmtp_jax import critic
+from wmtp_jax import critic, layout
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.sharding import is_out_of_memory
@@ -79,24 +80,28 @@ def _quiet() -> Iterator[None]:
 
 
 def read_run(
-    run: Path, cfg: Config, step: int | None = None
+    run: Path, cfg: Config, step: int | None = None, mesh: Mesh | None = None
 ) -> tuple[int, TrainState, dict]:
     """`(step, state, position)` of a run's checkpoint (its newest).
+
+    Args:
+      mesh: as of `restore`.
 
     Raises:
       ValueError: if there is none, as well as for what `restore` refuses.
     """
     with closing(open_to_read(run / "checkpoints")) as manager:
-        found = restore(manager, abstract_state(cfg, make_optimizer(cfg, 1)), step)
+        like = abstract_state(cfg, make_optimizer(cfg, 1))
+        found = restore(manager, like, step, mesh)
     if found is None:
         raise ValueError(f"RUN must hold a checkpoint, got none in {run}")
     return found
 
 
-def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
-    """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
-    _, state, _ = read_run(run, cfg, step)
-    return {"trunk": jax.device_get(state.params["trunk"]), "heads": {}}
+def read_trunk(run: Path, cfg: Config, step: int | None, mesh: Mesh) -> Params:
+    """The trunk of a run's checkpoint (its newest), without heads."""
+    _, state, _ = read_run(run, cfg, step, mesh)
+    return {"trunk": state.params["trunk"], "heads": {}}
 
 
 def save(
@@ -143,11 +148,19 @@ def _reason(error: BaseException) -> str:
 
 
 def restore(
-    manager: Manager, like: TrainState, step: int | None = None
+    manager: Manager,
+    like: TrainState,
+    step: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[int, TrainState, dict] | None:
-    """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
+    """What `newest_whole` finds; `like` has the shapes and dtypes of the state.
+
+    Args:
+      mesh: whose devices keep it, each its own part, whatever it was saved by; without,
+        the first device has it all.
+    """
     folder, steps = Path(manager.directory), manager.all_steps()
-    return newest_whole(folder, steps, step, lambda n: _read(manager, n, like))
+    return newest_whole(folder, steps, step, lambda n: _read(manager, n, like, mesh))
 
 
 def drop_after(manager: Manager, step: int) -> None:
@@ -160,7 +173,9 @@ def drop_after(manager: Manager, step: int) -> None:
             manager.delete(later)
 
 
-def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, dict]:
+def _read(
+    manager: Manager, step: int, like: TrainState, mesh: Mesh | None
+) -> tuple[TrainState, dict]:
     # Restoring into the live state's structure, never "as saved": a tuple that comes
     # back as a list is a different optimizer state.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -169,9 +184,13 @@ def _read(manager: Manager, step: int, like: TrainState) -> tuple[TrainState, di
     try:
         with _quiet():
             older = "value" in like.params and _lacks_standards(folder)
+            tree = critic.without_standards(tree) if older else tree
             abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-                critic.without_standards(tree) if older else tree,
+                lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+                tree,
+                jax.tree.map(lambda _: here, tree)
+                if mesh is None
+                else layout.kept(mesh, tree),
             )
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract),

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from shared.card.card import card_beside
 from shared.config.fields import Config
@@ -31,7 +32,7 @@ from shared.state.model_source import run_to_export
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from shared.tracking import console
-from wmtp_jax import NAME, checkpoint
+from wmtp_jax import NAME, checkpoint, layout
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
 from wmtp_jax.sharding import jax_told
@@ -114,11 +115,11 @@ def export_heads(run: str, folder: Path) -> int:
     return step
 
 
-def adopt(folder: Path, run: Path, cfg: Config) -> None:
+def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
     """Makes the state in an exported folder the first checkpoint of a new run."""
     params, kept = read_state(folder)
     tx = make_optimizer(cfg, 1)
-    start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
+    start = init_state(cfg, jax.device_put(params, layout.kept(mesh, params)), tx)
     counted = kept.updates + int((kept.adapted or {}).get("skipped_frozen", 0))
     opt_state = with_moments(
         start.opt_state, cfg.optimizer, kept.moments, kept.step, counted

@@ -11,13 +11,14 @@ alike. On one device, and where there is only `data`, nothing here does anything
 Axes of a matrix: [in, out], [V, D]; layers and heads are stacked along one before them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from shared.huggingface.leaves import Leaf
 
 AXES = DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 ROWS = (DATA, FSDP)  # of a batch
@@ -50,10 +51,38 @@ def kept(mesh: Mesh, tree: Any) -> Any:
 
     def one(path: Any, x: Any) -> NamedSharding:
         names = names_of(path)
-        stacked = names[:1] == ["heads"] or "blocks" in names
+        stacked = "heads" in names or "blocks" in names
         return NamedSharding(mesh, kept_spec(names, x.shape, mesh, stack=int(stacked)))
 
     return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def kept_of(mesh: Mesh, make: Callable[[], Any]) -> Any:
+    """The sharding of what `make` returns, which is not computed for it."""
+    if not shares_matrices(mesh):
+        return NamedSharding(mesh, PartitionSpec())
+    return kept(mesh, jax.eval_shape(make))
+
+
+def read_leaves(tree: Any, mesh: Mesh) -> Any:
+    """Opened leaves (`shared/huggingface/leaves.py`), read where they are kept.
+
+    Of each array a device gets what it keeps; this process has that part while it is
+    on its way.
+    """
+
+    def one(leaf: Leaf, sharding: NamedSharding) -> jax.Array:
+        parts: dict[Any, Any] = {}  # what `data` repeats is read once
+
+        def read(index: tuple[slice, ...]) -> Any:
+            key = tuple((at.start, at.stop) for at in index)
+            if key not in parts:
+                parts[key] = leaf.read(index)
+            return parts[key]
+
+        return jax.make_array_from_callback(leaf.shape, sharding, read)
+
+    return jax.tree.map(one, tree, kept(mesh, tree))
 
 
 def names_of(path: Any) -> list[str]:

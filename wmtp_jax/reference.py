@@ -22,7 +22,7 @@ from shared.run.inputs import reference_batches
 from shared.run.open_run import Run
 from shared.signals.columns import COLUMNS
 from shared.signals.passes import FrozenModel
-from shared.state.frozen_models import read_weights
+from shared.state.frozen_models import open_weights
 from shared.tracking.console import Progress
 from wmtp_jax import checkpoint, layout, model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
@@ -52,18 +52,15 @@ def load_frozen(
         assert trained_on is not None, "a reference of no folder is trained first"
         return train_reference(frozen.cfg, trained_on, mesh)
     if frozen.run is not None:
-        tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
-    else:
-        tree = read_weights(frozen)
-    return jax.device_put(tree, layout.kept(mesh, tree))
+        return checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step, mesh)
+    return layout.read_leaves(open_weights(frozen), mesh)
 
 
 def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
     """Plain next-token training of the start model on the `reference` split."""
     train, num_steps = reference_batches(cfg, split)
     tx = make_optimizer(cfg, num_steps)
-    state = make_state(cfg, tx)
-    state = jax.device_put(state, layout.kept(mesh, state))
+    state = make_state(cfg, tx, mesh)
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
     tensors = tensor_names(state.params)
     with Progress(num_steps, "reference", every=20) as progress:

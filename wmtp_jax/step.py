@@ -155,9 +155,8 @@ def make_train_step(
         traces.append(len(traces))
         return train_step(state, batches, cfg=cfg, tx=tx, schedule=schedule, mesh=mesh)
 
-    whole = kept = sharding.replicated(mesh)
-    if layout.shares_matrices(mesh):
-        kept = layout.kept(mesh, abstract_state(cfg, tx))
+    whole = sharding.replicated(mesh)
+    kept = layout.kept_of(mesh, lambda: abstract_state(cfg, tx))
     rows = sharding.split_rows(mesh, micro_batches=True)
     jitted = jax.jit(
         step,

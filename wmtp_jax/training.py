@@ -74,7 +74,7 @@ def train(
         cfg = run.cfg
         keep_compiled(cfg)
         if run.adopted:
-            adopt(run.adopted, run.path, cfg)
+            adopt(run.adopted, run.path, cfg, mesh)
         measure_signals(run, mesh)
         signals = run.signals()
         training, validation = make_batches(cfg, run.inputs.splits, signals)
@@ -124,7 +124,7 @@ def train(
             exported = step_to_export(done, plan, last, steps_in(folder))
             if exported != last:
                 del state  # before the best is read: never two models in memory
-                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported, mesh)
             model = {"params": state.params, "cfg": cfg}
             model["token_map"] = read_token_map(run.path)
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
@@ -149,18 +149,18 @@ def begin(
     """
     cfg, found = run.cfg, None
     if run.resumed:
-        found = checkpoint.restore(manager, abstract_state(cfg, tx), run.step)
+        like = abstract_state(cfg, tx)
+        found = checkpoint.restore(manager, like, run.step, mesh)
     if found is not None:
         start, state, position = found
         done = Progressed(**position)
         training.restore(done.data)
         return start, state, done
-    state, done = make_state(cfg, tx), Progressed(training.state())
+    state, done = make_state(cfg, tx, mesh), Progressed(training.state())
     if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
         # Once, not at every batch; the value head is small.
         head = jax.device_put(state.params["value"], replicated(mesh))
         trunk = state.params["trunk"]
-        trunk = jax.device_put(trunk, layout.kept(mesh, trunk))
         with Stage1(run, signals, devices=layout.row_parts(mesh)) as stage1:
             head = critic.train_value_head(head, trunk, cfg, stage1, mesh)
         done.stage1 = stage1.summary()

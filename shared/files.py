@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all, whatever stops the writer."""
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -113,28 +114,64 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, what: str = "the model's folder") -> Iterator[Path]:
     """A folder to fill under another name, which gets its own when all went well.
+
+    By then all that it holds is on the disk.
+
+    Args:
+      what: it is, for the user.
 
     Raises:
       ValueError: if it holds something already or cannot be written.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"the model's folder must be new or empty, got {folder}")
+        raise ValueError(f"{what} must be new or empty, got {folder}")
     temporary = temporary_name(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         yield temporary
+        sync_folder(temporary)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
+        _sync(folder.parent)  # else a power cut may take the name back
     except OSError as error:
-        required = "the model's folder must be one that can be written"
+        required = f"{what} must be one that can be written"
         raise cannot_write(required, folder, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until every file and folder within is on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # where no folder can be opened
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder, which loses its name first: nobody sees it half-removed."""
+    removed = temporary_name(folder.with_name(f"removed-{folder.name}"))
+    folder.rename(removed)
+    shutil.rmtree(removed)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_name(path: Path) -> Path:

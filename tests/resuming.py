@@ -68,9 +68,7 @@ def saved_steps(run: Path) -> list[int]:
 
 def last_checkpoint(run: Path, like: TrainState) -> tuple[list[bytes], dict]:
     """Every array of the run's last checkpoint as bytes, and what goes with them."""
-    manager = checkpoint.open_manager(run / "checkpoints")
-    found = checkpoint.restore(manager, like, STEPS)
-    manager.close()
+    found = checkpoint.restore(run, like, STEPS)
     assert found is not None
     _, state, position = found
     leaves = jax.tree.leaves((state.params, state.opt_state, state.step))

@@ -1,17 +1,21 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
-Orbax writes each step into a temporary folder and renames it, so a killed save leaves
-no half checkpoint. It does not notice a flipped bit in an array, so a checksum over all
-arrays travels with them and is compared when they are read.
+    RUN/checkpoints/STEP/state          every array, by Orbax
+    RUN/checkpoints/STEP/position.json  position in the data, best nll, and so on
+    RUN/checkpoints/STEP/manifest.json  size and digest of every file
+
+A checkpoint has its name once all of it is on the disk, so a killed save leaves no half
+one. Orbax does not notice a flipped bit in an array: every file is held against the
+manifest before it is read. What was saved before there was a manifest, by Orbax's own
+manager, has a checksum of its arrays in `position/metadata`, and is read as well.
 """
 
 import logging
 import re
-import shutil
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,39 +26,27 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from shared.config.fields import Config, TrainConfig
+from shared.files import new_folder, write_json
+from shared.huggingface.json_keys import read_keys
 from shared.messages import first_line
 from shared.state.checkpoints import (
-    best_kept,
+    drop_superseded,
+    make_room,
     newest_whole,
     require_finite,
-    superseded,
+    steps_in,
+    written,
 )
+from shared.state.manifest import MANIFEST, check_manifest, write_manifest
 from wmtp_jax import critic, layout
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
 from wmtp_jax.sharding import is_out_of_memory
 from wmtp_jax.state import TrainState, abstract_state, tensor_names
 
-Manager = ocp.CheckpointManager
-
-
-def open_manager(folder: Path) -> Manager:
-    """The checkpoints in `folder`; which of them stay is for `save` to say."""
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=None,
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
-    )
-    return Manager(folder.resolve(), options=options)
-
-
-def open_to_read(folder: Path) -> Manager:
-    """The checkpoints of another run, which may still train: nothing is touched."""
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, save_interval_steps=0, create=False
-    )
-    with _quiet():  # it warns of every read-only folder
-        return Manager(folder.resolve(), options=options)
+POSITION = "position.json"
+# What the system said, without the places in Orbax's files that it said it of.
+SYSTEM = re.compile(r": ([^:]+) \[os_error_code")
 
 
 @contextmanager
@@ -90,9 +82,8 @@ def read_run(
     Raises:
       ValueError: if there is none, as well as for what `restore` refuses.
     """
-    with closing(open_to_read(run / "checkpoints")) as manager:
-        like = abstract_state(cfg, make_optimizer(cfg, 1))
-        found = restore(manager, like, step, mesh)
+    like = abstract_state(cfg, make_optimizer(cfg, 1))
+    found = restore(run, like, step, mesh)
     if found is None:
         raise ValueError(f"RUN must hold a checkpoint, got none in {run}")
     return found
@@ -105,7 +96,7 @@ def read_trunk(run: Path, cfg: Config, step: int | None, mesh: Mesh) -> Params:
 
 
 def save(
-    manager: Manager, step: int, state: TrainState, position: dict, cfg: TrainConfig
+    run: Path, step: int, state: TrainState, position: dict, cfg: TrainConfig
 ) -> None:
     """Writes one checkpoint, and removes those that it supersedes.
 
@@ -117,38 +108,28 @@ def save(
       FloatingPointError: if an array is not finite.
       OSError: if it cannot be written, whatever Orbax makes of the reason.
     """
-    tree = _to_tree(state)
+    folder, tree = run / "checkpoints", _to_tree(state)
     require_finite(step, zip(tensor_names(tree), jax.tree.leaves(tree), strict=True))
-    position = {**position, "checksum": _checksum(tree)}
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardSave(tree), position=ocp.args.JsonSave(position)
-    )
+    with written(folder, step):
+        make_room(folder, step)
+        with new_folder(folder / str(step), "a checkpoint's folder") as made:
+            _write_arrays(made / "state", tree)
+            write_json(made / POSITION, position)
+            write_manifest(made, step)
+        drop_superseded(folder, position, cfg)
+
+
+def _write_arrays(folder: Path, tree: Any) -> None:
     try:
-        with _quiet():
-            manager.save(step, args=arguments, force=True)
-            manager.wait_until_finished()
-    except (OSError, ValueError, RuntimeError) as error:
-        for half in Path(manager.directory).glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(half, ignore_errors=True)
-        raise OSError(
-            f"the checkpoint of step {step} must be written to {manager.directory}, "
-            f"got: {_reason(error)}"
-        ) from error
-    best = best_kept(position["best_nll"], position["best_step"], cfg)
-    for old in superseded(manager.all_steps(), cfg.keep_checkpoints, best):
-        manager.delete(old)
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said, without the places in Orbax's files that it said it of."""
-    system = re.search(r": ([^:]+) \[os_error_code", str(error))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return system[1] if system else first_line(error)[:200]
+        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            writer.save(folder.resolve(), args=ocp.args.StandardSave(tree))
+    except (ValueError, RuntimeError) as error:
+        found = SYSTEM.search(str(error))
+        raise OSError(found[1] if found else first_line(error)[:200]) from error
 
 
 def restore(
-    manager: Manager,
+    run: Path,
     like: TrainState,
     step: int | None = None,
     mesh: Mesh | None = None,
@@ -159,46 +140,34 @@ def restore(
       mesh: whose devices keep it, each its own part, whatever it was saved by; without,
         the first device has it all.
     """
-    folder, steps = Path(manager.directory), manager.all_steps()
-    return newest_whole(folder, steps, step, lambda n: _read(manager, n, like, mesh))
-
-
-def drop_after(manager: Manager, step: int) -> None:
-    """Deletes the checkpoints after `step`: a run that goes on there makes them anew.
-
-    Orbax neither writes a step that is there nor keeps an older one in its place.
-    """
-    for later in manager.all_steps():
-        if later > step:
-            manager.delete(later)
+    folder = run / "checkpoints"
+    return newest_whole(
+        folder, steps_in(folder), step, lambda n: _read(folder, n, like, mesh)
+    )
 
 
 def _read(
-    manager: Manager, step: int, like: TrainState, mesh: Mesh | None
+    folder: Path, step: int, like: TrainState, mesh: Mesh | None
 ) -> tuple[TrainState, dict]:
+    here = folder / str(step)
+    position, checksum = _position_of(here, step)
     # Restoring into the live state's structure, never "as saved": a tuple that comes
     # back as a list is a different optimizer state.
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tree = jax.eval_shape(_to_tree, like)
-    folder = Path(manager.directory) / str(step) / "state"
     try:
-        with _quiet():
-            older = "value" in like.params and _lacks_standards(folder)
+        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            older = "value" in like.params and _lacks_standards(reader, here / "state")
             tree = critic.without_standards(tree) if older else tree
             abstract = jax.tree.map(
                 lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
                 tree,
-                jax.tree.map(lambda _: here, tree)
+                jax.tree.map(lambda _: device, tree)
                 if mesh is None
                 else layout.kept(mesh, tree),
             )
-            arguments = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract),
-                position=ocp.args.JsonRestore(),
-            )
-            restored = manager.restore(step, args=arguments)
-        position = dict(restored["position"])
-        checksum = position.pop("checksum")
+            wanted = ocp.args.StandardRestore(abstract)
+            found = reader.restore((here / "state").resolve(), args=wanted)
     except Exception as error:  # Orbax raises many kinds, of many lines
         if is_out_of_memory(error):
             raise MemoryError(first_line(error)) from error
@@ -206,17 +175,30 @@ def _read(
             "a file of it is missing or damaged, or its config is another "
             f"({type(error).__name__})"
         ) from error
-    if _checksum(restored["state"]) != checksum:
+    if checksum is not None and _checksum(found) != checksum:
         raise ValueError("its arrays do not have the checksum they were saved with")
-    found = restored["state"]
     state = TrainState(**(critic.with_standards(found) if older else found))
     return replace(state, key=jax.random.wrap_key_data(state.key)), position
 
 
-def _lacks_standards(folder: Path) -> bool:
+def _position_of(folder: Path, step: int) -> tuple[dict, str | None]:
+    """The position of a checkpoint whose files are whole; a checksum of its arrays.
+
+    Only what is older than the manifest has a checksum, and nothing else to be held
+    against: a newer one without its manifest is damaged.
+    """
+    if (folder / MANIFEST).exists() or (folder / POSITION).exists():
+        check_manifest(folder, step)
+        return read_keys(folder / POSITION).found, None
+    position = read_keys(folder / "position" / "metadata").found
+    if "checksum" not in position:
+        raise ValueError(f"{folder} must hold a {MANIFEST} or a checksum, got neither")
+    return position, position.pop("checksum")
+
+
+def _lacks_standards(reader: ocp.Checkpointer, folder: Path) -> bool:
     """Whether the value head is of before it standardised what it reads."""
-    with ocp.StandardCheckpointer() as reader:
-        names = reader.metadata(folder).item_metadata.tree["params"]["value"]
+    names = reader.metadata(folder.resolve()).item_metadata.tree["params"]["value"]
     return "mean" not in names
 
 

@@ -126,9 +126,7 @@ def adopt(folder: Path, run: Path, cfg: Config, mesh: Mesh) -> None:
     )
     step = jnp.asarray(kept.step, jnp.int32)
     state = replace(start, step=step, opt_state=opt_state)
-    manager = checkpoint.open_manager(run / "checkpoints")
-    checkpoint.save(manager, kept.step, state, kept.position, cfg.train)
-    manager.close()
+    checkpoint.save(run, kept.step, state, kept.position, cfg.train)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,9 +5,10 @@ What a pass leaves per document fills the signal cache (`shared/signals/passes.p
 Axes: B rows, L positions, K heads, D width.
 """
 
+import shutil
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +21,14 @@ from shared.data.documents import Split
 from shared.run.finite import read_reference_step
 from shared.run.inputs import reference_batches
 from shared.run.open_run import Run
+from shared.run.reference_steps import ReferenceSteps, begun_reference
 from shared.signals.columns import COLUMNS
 from shared.signals.passes import FrozenModel
 from shared.state.frozen_models import open_weights
-from shared.tracking.console import Progress
 from wmtp_jax import checkpoint, layout, model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
 from wmtp_jax.optimizer import make_optimizer
-from wmtp_jax.state import make_state, tensor_names
+from wmtp_jax.state import abstract_state, make_state, tensor_names
 from wmtp_jax.step import make_train_step
 
 Answer = Callable[[Batch], jax.Array]
@@ -35,39 +36,58 @@ Answer = Callable[[Batch], jax.Array]
 
 def measure_signals(run: Run, mesh: Mesh) -> None:
     """Makes every pass that no cache holds; a model is read once for all of its own."""
+    folder = run.path / "reference"  # what there is of one that is trained first
     for frozen, passes in run.missing():
-        params = load_frozen(frozen, run.inputs.splits.get("reference"), mesh)
+        split = run.inputs.splits.get("reference")
+        params = load_frozen(frozen, split, mesh, folder)
         made = {n: make(params, frozen.cfg, mesh) for n, make in ANSWERS.items()}
         for wanted in passes:
             answer = made[COLUMNS[wanted.name].answer]
             for batch in wanted:
                 wanted.keep(answer(batch))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_frozen(
-    frozen: FrozenModel, trained_on: Split | None, mesh: Mesh
+    frozen: FrozenModel,
+    trained_on: Split | None,
+    mesh: Mesh,
+    kept: Path | None = None,
 ) -> model.Params:
     """Its weights on the devices, from a run, from a folder, or trained here first."""
     if frozen.folder is None:
         assert trained_on is not None, "a reference of no folder is trained first"
-        return train_reference(frozen.cfg, trained_on, mesh)
+        return train_reference(frozen.cfg, trained_on, mesh, kept)
     if frozen.run is not None:
         return checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step, mesh)
     return layout.read_leaves(open_weights(frozen), mesh)
 
 
-def train_reference(cfg: Config, split: Split, mesh: Mesh) -> model.Params:
-    """Plain next-token training of the start model on the `reference` split."""
+def train_reference(
+    cfg: Config, split: Split, mesh: Mesh, kept: Path | None = None
+) -> model.Params:
+    """Plain next-token training of the start model on the `reference` split.
+
+    Args:
+      kept: folder of its checkpoints, at which it goes on after an interruption; none
+        are written without.
+    """
     train, num_steps = reference_batches(cfg, split)
     tx = make_optimizer(cfg, num_steps)
-    state = make_state(cfg, tx, mesh)
+    start, state = 0, None
+    if kept is not None:
+        like = abstract_state(cfg, tx)
+        read = partial(checkpoint.restore, kept, like, mesh=mesh)
+        start, state = begun_reference(kept, read, train)
+    state = state or make_state(cfg, tx, mesh)
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
     tensors = tensor_names(state.params)
-    with Progress(num_steps, "reference", every=20) as progress:
-        for number, batches in enumerate(islice(train, num_steps), 1):
+    with ReferenceSteps(cfg, train, start, num_steps) as steps:
+        for number, batches in steps:
             state, metrics = step(state, batches)
-            told = read_reference_step(number, metrics, cfg, tensors)  # host sync
-            progress.update(number, **told)
+            steps.log(read_reference_step(number, metrics, cfg, tensors))  # host sync
+            if kept and steps.saves(number):
+                checkpoint.save(kept, number, state, steps.position(), steps.keep)
     return state.params
 
 

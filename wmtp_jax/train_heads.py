@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
+    """The command line; returns the exit code (docs/configuration.md lists them)."""
     arguments = sys.argv[1:] if argv is None else argv
     with exit_code(arguments) as outcome:
         asked, rest = _parser().parse_known_args(arguments)

@@ -4,7 +4,6 @@
 jitted step, the loop, summary. `docs/reading.md` walks through all that it calls.
 """
 
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +25,12 @@ from shared.run.loop import Loop
 from shared.run.open_run import Run, config_in_force, open_run
 from shared.run.plan import log_jump, plan_steps
 from shared.signals.kept import Signals
-from shared.state.checkpoints import Progressed, step_to_export, steps_in
+from shared.state.checkpoints import (
+    Progressed,
+    drop_after,
+    step_to_export,
+    steps_in,
+)
 from wmtp_jax import NAME, checkpoint, critic, layout, report
 from wmtp_jax.export import adopt, export
 from wmtp_jax.in_training import make_tasks
@@ -80,48 +84,49 @@ def train(
         training, validation = make_batches(cfg, run.inputs.splits, signals)
         num_steps = plan_steps(run.inputs, given, training)
         tx = make_optimizer(cfg, num_steps)
-        folder, plan = run.path / "checkpoints", cfg.train
-        with closing(checkpoint.open_manager(folder)) as manager:
-            start, state, done = begin(run, manager, tx, training, signals, mesh)
-            if (summary := run.finished_already(done, start, num_steps)) is not None:
-                return summary
-            steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
-            log_jump(cfg, run.before, training, steps, rate)
-            checkpoint.drop_after(manager, start)
-            state = jax.device_put(state, layout.kept(mesh, state))
-            eval_step = make_eval_step(cfg, mesh)
-            train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
-            data = (training, validation)
-            names = tensor_names(learning_of(state.params, cfg))
-            peak = peak_of(mesh, cfg)
-            known = {"tensors": names, "peak_flops": peak}
-            known["asynchronous"] = kind_of(mesh) != "cpu"
-            with Loop(run, done, *steps, *data, **known) as loop:
-                asked = (cfg, parts, run.inputs.tokenizer, num_steps)
-                tasks = make_tasks(*asked, loop.told_to_stop)
-                page = TrainingPage(loop)
-                if loop.is_new:
+        plan = cfg.train
+        start, state, done = begin(run, tx, training, signals, mesh)
+        if (summary := run.finished_already(done, start, num_steps)) is not None:
+            return summary
+        steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
+        log_jump(cfg, run.before, training, steps, rate)
+        drop_after(run.path / "checkpoints", start)
+        state = jax.device_put(state, layout.kept(mesh, state))
+        eval_step = make_eval_step(cfg, mesh)
+        train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
+        data = (training, validation)
+        names = tensor_names(learning_of(state.params, cfg))
+        peak = peak_of(mesh, cfg)
+        known = {"tensors": names, "peak_flops": peak}
+        known["asynchronous"] = kind_of(mesh) != "cpu"
+        with Loop(run, done, *steps, *data, **known) as loop:
+            asked = (cfg, parts, run.inputs.tokenizer, num_steps)
+            tasks = make_tasks(*asked, loop.told_to_stop)
+            page = TrainingPage(loop)
+            if loop.is_new:
+                results = [eval_step(state.params, b) for b in validation]
+                page.add(0, results)
+                loop.evaluated(0, results, tasks(0, state.params))
+                checkpoint.save(run.path, 0, state, loop.position(), plan)
+            train_step = compile_step(train_step, state, cfg)
+            for number, batches in loop:
+                state, metrics = train_step(state, batches)
+                loop.log(number, metrics, batches)
+                if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
-                    page.add(0, results)
-                    loop.evaluated(0, results, tasks(0, state.params))
-                    checkpoint.save(manager, 0, state, loop.position(), plan)
-                train_step = compile_step(train_step, state, cfg)
-                for number, batches in loop:
-                    state, metrics = train_step(state, batches)
-                    loop.log(number, metrics, batches)
-                    if loop.evaluates(number):
-                        results = [eval_step(state.params, b) for b in validation]
-                        page.add(number, results)
-                        loop.evaluated(number, results, tasks(number, state.params))
-                    elif loop.saves(number):
-                        loop.probed(number, eval_step(state.params, validation[0]))
-                    if loop.saves(number):
-                        checkpoint.save(manager, number, state, loop.position(), plan)
+                    page.add(number, results)
+                    loop.evaluated(number, results, tasks(number, state.params))
+                elif loop.saves(number):
+                    loop.probed(number, eval_step(state.params, validation[0]))
+                if loop.saves(number):
+                    checkpoint.save(run.path, number, state, loop.position(), plan)
 
         machine = report.machine(cfg, train_step) | {"train_step_traces": len(traces)}
         last, exported = int(state.step), None
         if plan.export:
-            exported = step_to_export(done, plan, last, steps_in(folder))
+            exported = step_to_export(
+                done, plan, last, steps_in(run.path / "checkpoints")
+            )
             if exported != last:
                 del state  # before the best is read: never two models in memory
                 _, state, _ = checkpoint.read_run(run.path, cfg, exported, mesh)
@@ -137,7 +142,6 @@ def train(
 
 def begin(
     run: Run,
-    manager: checkpoint.Manager,
     tx: GradientTransformation,
     training: TrainBatches,
     signals: Signals,
@@ -150,7 +154,7 @@ def begin(
     cfg, found = run.cfg, None
     if run.resumed:
         like = abstract_state(cfg, tx)
-        found = checkpoint.restore(manager, like, run.step, mesh)
+        found = checkpoint.restore(run.path, like, run.step, mesh)
     if found is not None:
         start, state, position = found
         done = Progressed(**position)

@@ -1,10 +1,10 @@
 """Checkpoints: each is a model folder with the state of its training beside the model.
 
-`RUN/checkpoints/STEP` appears whole or not at all, every file is held against its
-digest before it is read, and stock `transformers`, or `wmtp_jax`, can go on from it.
+`RUN/checkpoints/STEP` appears once all of it is on the disk or not at all, every file
+is held against its digest in `training_state.json` before it is read, and stock
+`transformers`, or `wmtp_jax`, can go on from it.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ import torch
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
-from shared.files import clear_leftovers
 from shared.huggingface.folder import read_model
 from shared.huggingface.tree import Params
 from shared.state.checkpoints import (
-    best_kept,
+    drop_superseded,
+    make_room,
     named_arrays,
     newest_whole,
     require_finite,
     require_step,
     steps_in,
-    superseded,
+    written,
 )
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
@@ -44,15 +44,16 @@ def save(
 
     Args:
       position: JSON: data position, best nll, and so on.
+
+    Raises:
+      FloatingPointError: if an array is not finite.
+      OSError: if it cannot be written.
     """
-    folder, cfg = run / "checkpoints", state.params.cfg
-    if (folder / str(step)).exists():  # damaged, or this run has been here before
-        shutil.rmtree(folder / str(step))
-    clear_leftovers(folder)
-    write(folder / str(step), run, state, position, tokenizer)
-    best = best_kept(position["best_nll"], position["best_step"], cfg.train)
-    for old in superseded(steps_in(folder), cfg.train.keep_checkpoints, best):
-        shutil.rmtree(folder / str(old))
+    folder = run / "checkpoints"
+    with written(folder, step):
+        make_room(folder, step)
+        write(folder / str(step), run, state, position, tokenizer)
+        drop_superseded(folder, position, state.params.cfg.train)
 
 
 def write(
@@ -125,9 +126,14 @@ def restore(
 ) -> tuple[int, TrainState, dict[str, Any]] | None:
     """What `newest_whole` finds, on the device."""
     folder = run / "checkpoints"
-    return newest_whole(
-        folder, steps_in(folder), step, lambda n: read(folder / str(n), cfg, device)
-    )
+
+    def read_step(number: int) -> tuple[TrainState, dict[str, Any]]:
+        state, position = read(folder / str(number), cfg, device)
+        if state.step != number:
+            raise ValueError(f"it must be of step {number}, got of step {state.step}")
+        return state, position
+
+    return newest_whole(folder, steps_in(folder), step, read_step)
 
 
 def read(
@@ -157,10 +163,3 @@ def read(
         scale = {"scale": found["scale"]} | counted
         state.scaler.load_state_dict(state.scaler.state_dict() | scale)
     return state, kept.position
-
-
-def drop_after(run: Path, step: int) -> None:
-    """Deletes the checkpoints after `step`, which a run that goes on makes anew."""
-    for later in steps_in(run / "checkpoints"):
-        if later > step:
-            shutil.rmtree(run / "checkpoints" / str(later))

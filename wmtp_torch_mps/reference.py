@@ -5,8 +5,10 @@ What a pass leaves per document fills the signal cache (`shared/signals/passes.p
 Axes: B rows, L positions, D width.
 """
 
+import shutil
 from collections.abc import Callable
-from itertools import islice
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,14 +17,15 @@ from shared.axes import shift_to_tokens
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.documents import Split
+from shared.data.tokenizer import Tokenizer
 from shared.huggingface.tree import Params
 from shared.run.finite import read_reference_step
 from shared.run.inputs import reference_batches
 from shared.run.open_run import Run
+from shared.run.reference_steps import ReferenceSteps, begun_reference
 from shared.signals.columns import COLUMNS
 from shared.signals.passes import FrozenModel
 from shared.state.frozen_models import read_weights
-from shared.tracking.console import Progress
 from wmtp_torch_mps import checkpoint
 from wmtp_torch_mps.device import to_device
 from wmtp_torch_mps.loss import nll_heads, run_trunk, targets_of
@@ -35,22 +38,29 @@ Answer = Callable[[Batch], np.ndarray]
 
 def measure_signals(run: Run, device: torch.device) -> None:
     """Makes every pass that no cache holds; a model is read once for all of its own."""
+    folder = run.path / "reference"  # what there is of one that is trained first
     for frozen, passes in run.missing():
-        model = load_frozen(frozen, run.inputs.splits.get("reference"), device)
+        split = run.inputs.splits.get("reference")
+        model = load_frozen(frozen, split, device, folder)
         made = {name: make(model) for name, make in ANSWERS.items()}
         for wanted in passes:
             answer = made[COLUMNS[wanted.name].answer]
             for batch in wanted:
                 wanted.keep(answer(batch))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_frozen(
-    frozen: FrozenModel, trained_on: Split | None, device: torch.device
+    frozen: FrozenModel,
+    trained_on: Split | None,
+    device: torch.device,
+    kept: Path | None = None,
 ) -> WMTP:
     """The model on the device, from a run, from a folder, or trained here first."""
     if frozen.folder is None:
         assert trained_on is not None, "a reference of no folder is trained first"
-        return train_reference(frozen.cfg, trained_on, device)
+        of = (frozen.cfg, trained_on, device)
+        return train_reference(*of, kept, frozen.tokenizer)
     if frozen.run is not None:
         tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
     else:
@@ -65,16 +75,33 @@ def from_arrays(tree: Params, cfg: Config, device: torch.device) -> WMTP:
     return model.to(device)
 
 
-def train_reference(cfg: Config, split: Split, device: torch.device) -> WMTP:
-    """Plain next-token training of the start model on the `reference` split."""
+def train_reference(
+    cfg: Config,
+    split: Split,
+    device: torch.device,
+    kept: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> WMTP:
+    """Plain next-token training of the start model on the `reference` split.
+
+    Args:
+      kept: folder of its checkpoints, at which it goes on after an interruption; none
+        are written without.
+      tokenizer: which goes with them.
+    """
     train, num_steps = reference_batches(cfg, split)
-    state = make_state(cfg, device)
+    start, state = 0, None
+    if kept is not None:
+        read = partial(checkpoint.restore, kept, cfg, device)
+        start, state = begun_reference(kept, read, train)
+    state = state or make_state(cfg, device)
     tensors = [*named(state.params)]
-    with Progress(num_steps, "reference", every=20) as progress:
-        for number, batches in enumerate(islice(train, num_steps), 1):
+    with ReferenceSteps(cfg, train, start, num_steps) as steps:
+        for number, batches in steps:
             state, metrics = train_step(state, batches, num_steps)
-            told = read_reference_step(number, metrics, cfg, tensors)  # host sync
-            progress.update(number, **told)
+            steps.log(read_reference_step(number, metrics, cfg, tensors))  # host sync
+            if kept and tokenizer and steps.saves(number):
+                checkpoint.save(kept, number, state, steps.position(), tokenizer)
     return state.params
 
 

@@ -24,7 +24,7 @@ def train(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for bad input, 130 if stopped."""
+    """The command line; returns the exit code (docs/configuration.md lists them)."""
     if argv is None:  # a program of its own, not a call from another
         use_one_heap()
     arguments = sys.argv[1:] if argv is None else argv

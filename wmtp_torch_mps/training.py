@@ -22,7 +22,12 @@ from shared.run.loop import Loop
 from shared.run.open_run import Run, config_in_force, open_run
 from shared.run.plan import log_jump, plan_steps
 from shared.signals.kept import Signals
-from shared.state.checkpoints import Progressed, step_to_export, steps_in
+from shared.state.checkpoints import (
+    Progressed,
+    drop_after,
+    step_to_export,
+    steps_in,
+)
 from wmtp_torch_mps import NAME, checkpoint, critic, report
 from wmtp_torch_mps.device import find_device, memory_told
 from wmtp_torch_mps.export import adopt, export
@@ -69,7 +74,7 @@ def train(
             return summary
         steps, rate = (start, num_steps), partial(learning_rate, cfg.optimizer)
         log_jump(cfg, run.before, training, steps, rate)
-        checkpoint.drop_after(run.path, start)
+        drop_after(run.path / "checkpoints", start)
         state.splits = max(state.splits, splits)
         data = (training, validation)
         known = {"asynchronous": False, "tensors": [*learning(state.params)]}

@@ -19,7 +19,7 @@ import numpy as np
 from shared.config.fields import HeadsConfig
 from shared.config.model import ModelConfig
 from shared.data.tokenizer import Tokenizer
-from shared.files import new_folder, write_text
+from shared.files import file_digest, new_folder, write_text
 from shared.huggingface.config_json import make_hf_config, read_hf_config
 from shared.huggingface.generation import FILE as GENERATION
 from shared.huggingface.generation import SPECIAL, make_generation
@@ -184,12 +184,6 @@ def files_digest(folder: str | Path) -> str:
         digest.update(f"{path.name} {file_digest(path)}\n".encode())
     digest.update((Path(folder) / "config.json").read_bytes())
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Digest of one file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_model(

@@ -17,7 +17,6 @@ asynchronous), so that the device never waits for the host.
 """
 
 import logging
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.freed_memory import give_freed_memory_back, keep_freed_memory
 from shared.run.open_run import Run
+from shared.run.stops import Stopped, polite
 from shared.run.validation import (
     eval_metrics,
     is_reference,
@@ -58,7 +58,7 @@ class Loop:
     Raises:
       FloatingPointError: if anything measured is not finite; nothing of that step, or
         of the one after it, is kept then.
-      KeyboardInterrupt: at the end of the `with`, if the run was told to stop; by then
+      Stopped: at the end of the `with`, if the run was told to stop; by then
         it has been saved.
     """
 
@@ -86,7 +86,7 @@ class Loop:
         resume_step = (-1 if self.is_new else start) if run.resumed else None
         self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)
         self.progress = Progress(num_steps, run.cfg.algo, start=start)
-        self._told = self.stopping = False  # by a signal; after the step under way
+        self.stopping = False  # by a signal, after the step under way
         if run.resumed and not self.is_new:
             log.info("going on from the checkpoint of step %d", start)
         elif self.is_new:
@@ -97,13 +97,13 @@ class Loop:
 
     def __enter__(self) -> "Loop":
         with ExitStack() as opened:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                opened.callback(signal.signal, number, signal.signal(number, self._ask))
+            self._stop = opened.enter_context(polite())
             opened.enter_context(self.progress)
             self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        self.stopping |= self.told_to_stop()  # in the last save
         ended = "KILLED" if self.stopping else "FINISHED"
         with ExitStack() as after:
             after.callback(self.tracker.close, "FAILED" if raised[0] else ended)
@@ -111,15 +111,17 @@ class Loop:
         if self.stopping and raised[0] is None:
             last, path = self._last_step, self.run.path
             log.warning("stopped at step %d; go on: --resume %s", last, path)
-            raise KeyboardInterrupt
+            raise Stopped(self._stop.told)
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         self._clock = time.perf_counter()
-        self._last_step = self.start
+        self._last_step, self._is_saved = self.start, True
         for number in range(self.start + 1, self.num_steps + 1):
+            # Told before the first step, as in its compilation, or inside a save.
+            self.stopping |= self._is_saved and self.told_to_stop()
             if self.stopping or self._is_enough:
                 break
-            self._last_step = number
+            self._last_step, self._is_saved = number, False
             keep_freed_memory()
             yield number, next(self.train)
 
@@ -130,7 +132,7 @@ class Loop:
 
     def told_to_stop(self) -> bool:
         """Whether a signal has come; the loop ends after the step under way."""
-        return self._told
+        return bool(self._stop.told)
 
     @property
     def is_new(self) -> bool:
@@ -144,7 +146,7 @@ class Loop:
         self._pending = (number, metrics, batches)
         if not self.asynchronous:
             self._wait()
-        self.stopping = self._told  # read once: it may be set at any moment
+        self.stopping = self.told_to_stop()  # read once: it may be set at any moment
         if self.evaluates(number) or self.saves(number):
             self._wait()
 
@@ -197,6 +199,7 @@ class Loop:
             done.first_eval = metrics
             self.tracker.log(metrics, number)
         self._write(metrics)
+        self.stopping |= number > self.start and self.told_to_stop()
 
     def probed(self, number: int, result: dict[str, Any]) -> None:
         """Takes what `eval_step` gave for one batch of a step that is only saved.
@@ -216,7 +219,7 @@ class Loop:
         """
         self._write({})
         give_freed_memory_back()
-        self.done.data = self.train.state()
+        self.done.data, self._is_saved = self.train.state(), True
         return asdict(self.done)
 
     @property
@@ -250,9 +253,3 @@ class Loop:
         self._pending = self._read = None
         if extra:  # an evaluation is no part of the next step's time
             self._clock = time.perf_counter()
-
-    def _ask(self, number: int, frame: Any) -> None:
-        """The first Ctrl-C or SIGTERM asks the loop to end; a second one ends it."""
-        if self._told:
-            raise KeyboardInterrupt
-        self._told = True

@@ -7,7 +7,6 @@ return outcome.code
 
 import argparse
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from pathlib import Path
 
 from shared.messages import os_error_line
 from shared.run.command_line import Invocation, parse
+from shared.run.stops import at_once, code_of
 from shared.tracking import console
 
 
 @dataclass
 class Outcome:
-    """How a command ended: 0, 1 for a failure, 2 for bad input, 130 if stopped."""
+    """How a command ended: 0, 1 for a failure, 2 for bad input, 128 + n by signal n."""
 
     code: int = 0
 
@@ -32,11 +32,10 @@ def exit_code(arguments: list[str]) -> Iterator[Outcome]:
     """Turns what is raised within into one line for the user and an exit code."""
     verbose = "--verbose" in arguments
     outcome = Outcome()
-    # Outside the loop, which saves first, SIGTERM ends a run as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.setup_logging(None, verbose)  # until there is a run folder
     try:
-        yield outcome
+        with at_once():  # but where it is better to save first
+            yield outcome
     except BrokenPipeError:  # of what prints by itself: `--help | head -1`
         pass
     except (ValueError, FloatingPointError, MemoryError, OSError) as error:
@@ -46,13 +45,12 @@ def exit_code(arguments: list[str]) -> Iterator[Outcome]:
         line = os_error_line(error) if isinstance(error, OSError) else str(error)
         console.say(f"error: {line}", sys.stderr)
         outcome.code = 1 if failed else 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         console.say("stopped", sys.stderr)
-        outcome.code = 130
+        outcome.code = code_of(error)
     finally:
         console.close_logging()
         console.flush()
-        signal.signal(signal.SIGTERM, before)
 
 
 def asked_of(arguments: list[str], backend: str) -> Invocation:

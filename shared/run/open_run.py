@@ -30,7 +30,12 @@ from shared.signals.kept import Signals, keep_signals, read_signals
 from shared.signals.measure import collect, passes_of
 from shared.signals.passes import FrozenModel, Pass
 from shared.state import run_folder
-from shared.state.checkpoints import Progressed, require_step, steps_in
+from shared.state.checkpoints import (
+    Progressed,
+    clear_unfinished,
+    require_step,
+    steps_in,
+)
 from shared.state.header import read_header
 from shared.state.model_source import keep_token_map, keep_tokenizer
 from shared.state.portable_state import check_state, is_state, read_state
@@ -224,11 +229,11 @@ def open_run(
         if steps_in(run.path / "checkpoints"):
             run.adopted = None
         clear_leftovers(run.path)
-        clear_leftovers(run.path / "checkpoints")
         run_folder.check_inputs(run.path, run.inputs.digests)
         keep_tokenizer(run.path, run.inputs.tokenizer)
         keep_token_map(run.path, run.cfg, run.inputs.splits["train"])
         console.setup_logging(run.path, run.cfg.verbose)
+        clear_unfinished(run.path / "checkpoints")
         log_inputs(run.inputs)
         log_without_effect(run.cfg, given, backend)
         run.find_signals(computed_by)

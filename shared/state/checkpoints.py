@@ -3,7 +3,10 @@
 import hashlib
 import json
 import logging
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +14,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from shared.config.fields import TrainConfig
+from shared.files import OWNER, clear_leftovers, remove_folder
 from shared.messages import first_line
+from shared.state.manifest import MANIFEST
 
 log = logging.getLogger("wmtp")
 State = TypeVar("State")
-# What knows the checksums of a checkpoint: Orbax's record, and the torch trainer's.
-RECORDS = ("position/metadata", "training_state.json")
+# What knows the digests of a checkpoint: the JAX trainer's manifest, the torch
+# trainer's header, and what the JAX trainer wrote before it had a manifest.
+RECORDS = (MANIFEST, "training_state.json", "position/metadata")
+# What the JAX trainer wrote a checkpoint under before it had a manifest.
+OLDER = re.compile(r"([0-9]+)\.orbax-checkpoint-tmp")
 
 
 @dataclass
@@ -124,6 +132,57 @@ def identify(folder: Path, step: int | None = None) -> str:
     return f"{wanted}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
+def make_room(folder: Path, step: int) -> None:
+    """Clears the way: what is there of the step, and what killed saves have left."""
+    if (folder / str(step)).exists():
+        remove_folder(folder / str(step))
+    clear_leftovers(folder)
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Deletes the checkpoints after `step`, which a run that goes on makes anew."""
+    for later in steps_in(folder):
+        if later > step:
+            remove_folder(folder / str(later))
+
+
+def drop_superseded(folder: Path, position: dict[str, Any], cfg: TrainConfig) -> None:
+    """Deletes the checkpoints that a new one, with its `position`, supersedes."""
+    best = best_kept(position["best_nll"], position["best_step"], cfg)
+    for old in superseded(steps_in(folder), cfg.keep_checkpoints, best):
+        remove_folder(folder / str(old))
+
+
+@contextmanager
+def written(folder: Path, step: int) -> Iterator[None]:
+    """Says which checkpoint could not be written, and that this is no bad input.
+
+    Raises:
+      OSError: the disk is full, the folder read-only, what was read back differs.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        of_system = [x for x in (error, error.__context__) if isinstance(x, OSError)]
+        said = next((x.strerror for x in of_system if x.strerror), None)
+        raise OSError(
+            f"the checkpoint of step {step} must be written to {folder}, got: "
+            f"{said or first_line(of_system[-1] if of_system else error)[:300]}"
+        ) from error
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what stopped writers have left, and says which checkpoints those were."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    for name in sorted(path.name for path in found):
+        ours, older = OWNER.fullmatch(name), OLDER.match(name)
+        if older:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        if step := older or (ours and re.fullmatch("([0-9]+)", ours["name"])):
+            log.warning("checkpoint %s was not finished: it is passed over", step[1])
+    clear_leftovers(folder)
+
+
 def require_step(folder: Path, steps: Iterable[int], step: int | None) -> int:
     """`step`, or the newest there is.
 
@@ -157,15 +216,16 @@ def newest_whole(
     """
     found = sorted(steps, reverse=True)
     tried = [require_step(folder, found, step)] if step is not None else found
+    reasons = []
     for candidate in tried:
         try:
             return candidate, *read(candidate)
         except ValueError as error:
-            reason = first_line(error)
-            log.warning("checkpoint %d cannot be read: %s", candidate, reason[:200])
+            reasons.append(first_line(error)[:400])
+            log.warning("checkpoint %d cannot be read: %s", candidate, reasons[-1])
     if tried:
         raise ValueError(
             f"no checkpoint in {folder} can be read; got damaged ones: "
-            f"{', '.join(map(str, tried))}"
+            f"{', '.join(map(str, tried))} ({reasons[0]})"
         )
     return None

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from shared.config.fields import Config
 from shared.data.tokenizer import Tokenizer
+from shared.files import file_digest
 from shared.huggingface.card_data import CARD
 from shared.huggingface.config_json import make_hf_config
-from shared.huggingface.folder import STATE, file_digest, read_model, write_model
+from shared.huggingface.folder import STATE, read_model, write_model
 from shared.huggingface.json_keys import read_keys
 from shared.huggingface.names import VALUE
 from shared.huggingface.safetensors import (

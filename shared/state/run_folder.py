@@ -16,11 +16,11 @@ from shared.config.layers import build, dump_config, flatten, load_config
 from shared.files import (
     cannot_write,
     clear_leftovers,
+    file_digest,
     temporary_name,
     write_json,
     write_text,
 )
-from shared.huggingface.folder import file_digest
 from shared.state.checkpoints import steps_in
 from shared.state.header import HEADER
 

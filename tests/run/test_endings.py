@@ -173,8 +173,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(trainer, tmp_path, monkeypatch, c
         return guarded
 
     if trainer is jax_train:
-        manager = checkpoint.Manager
-        monkeypatch.setattr(manager, "save", till_full(manager.save))
+        write = checkpoint._write_arrays
+        monkeypatch.setattr(checkpoint, "_write_arrays", till_full(write))
     else:
         from shared.huggingface import folder
 
@@ -195,7 +195,7 @@ def test_what_orbax_says_of_a_full_disk_is_one_line(tmp_path, monkeypatch, capsy
     def refuse(*_, **__):
         raise ValueError(IN_ORBAX)
 
-    monkeypatch.setattr(checkpoint.Manager, "save", refuse)
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "save", refuse)
     argv = [*SHORT, "--output-dir", tmp_path, "--run-name", "a"]
     line = one_line(capsys, 1, *argv, main=jax_train.main)
     assert "the checkpoint of step 0 must be written to " in line
@@ -280,7 +280,7 @@ def test_memory_that_runs_out_is_no_damaged_checkpoint(
     def refuse(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(checkpoint.Manager, "restore", refuse)
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", refuse)
     line = one_line(capsys, 1, "--resume", run, main=jax_train.main)
     assert "Out of memory" in line and "damaged" not in line
 

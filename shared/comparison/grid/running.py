@@ -29,11 +29,11 @@ from shared.comparison.grid.found import (
     run_folder,
 )
 from shared.files import write_json
+from shared.run.stops import CODES
 from shared.state import run_folder as run_folders
 from shared.tracking import console
 
 CHILD = "shared.comparison.grid.child"
-STOPPED = 130  # exit code of a trainer that was told to stop and has saved
 Told = Callable[[Member, str], None]
 
 
@@ -79,7 +79,7 @@ def run_member(
         wait_for_folder(run_folder(folder, member), deadline)
         began = time.monotonic()
         code = run_job(job, log, deadline)
-        if code == STOPPED:
+        if code in CODES:
             raise KeyboardInterrupt  # somebody else has told it to stop
         if code:
             why = f"{job.what}: {_last_error(log)} (exit code {code}; {log})"

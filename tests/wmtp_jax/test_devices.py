@@ -31,7 +31,7 @@ from shared.config.layers import build
 from shared.huggingface.config_json import read_hf_config
 
 row_blocks.LARGEST_BLOCK = 16  # several blocks: the loop is there, and taken
-cfg = shared_out.config("critic")
+cfg = shared_out.config("baseline")
 one, many = (shared_out.Run(cfg, x) for x in ((1, 1, 1), (2, 2, 2)))
 found = {}
 right, got = ((x.train(), x.arrays()) for x in (one, many))
@@ -52,7 +52,7 @@ with tempfile.TemporaryDirectory() as folder:
     place = {"best_nll": None, "best_step": 0}
     checkpoint.save(manager, 2, many.state, place, cfg.train)
     found["restored"] = []
-    for sizes in ((1, 1, 1), (4, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8), (1, 1, 2)):
+    for sizes in ((1, 1, 1), (1, 4, 2)):
         mesh = shared_out.mesh_of(sizes)
         _, state, _ = checkpoint.restore(manager, like, 2, mesh)
         lies = layout.kept(mesh, state)
@@ -99,13 +99,13 @@ def many(tmp_path_factory, tokenizer):  # noqa: F811
 
 
 def test_eight_devices_are_one(many):
-    """Metrics, parameters, moments and an evaluation, after two steps."""
+    """Metrics, parameters and moments, after two steps."""
     assert many["difference"] < TOLERANCE
 
 
 def test_a_device_keeps_its_piece_of_parameters_and_moments(many):
     """A quarter in 2 x 2 pieces, beside vectors and its rows of the batch."""
-    assert 0.25 < many["kept"] < 0.4
+    assert 0.25 < many["kept"] < 0.35
 
 
 TENSOR_ONLY = ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]")
@@ -127,26 +127,26 @@ def test_in_the_loop_of_the_head_pass_only_tensor_exchanges(many):
     assert {"all-gather", "reduce-scatter", "all-reduce"} <= kinds
 
 
-def test_no_exchange_is_larger_than_activations_or_a_matrix(many):
-    """Of a device: the states of its rows under all heads, or a layer's matrix."""
-    B, L, D, K, V, parts = 8, 16, 16, 3, 31, 4
-    states = 4 * K * (B // parts) * L * D
-    largest = max(x["size"] for x in many["exchanges"])
-    assert largest <= max(states, 4 * (V + 1) // 2 * D, 4 * D * 4 * D)
-    assert not [x for x in many["exchanges"] if x["size"] >= 4 * B * L * V]
+def test_no_exchange_is_larger_than_it_must_be(many):
+    """The gradient of one layer, or the states of a device's rows under all heads."""
+    D, rows, V = 16, 8 // 4 * 16, 31
+    layer = 4 * (12 * D * D + 13 * D)
+    largest = max(many["exchanges"], key=lambda x: x["size"])
+    assert largest["size"] < max(layer, 4 * 3 * rows * D), largest
+    # Nor are there ever logits, or unembeddings of all heads, in one.
+    assert largest["size"] < min(4 * rows * V * 3, 4 * 3 * V * D * 3)
 
 
 def test_what_one_mesh_saves_others_read_bit_by_bit(many):
-    assert many["restored"] == [True] * 6
+    assert many["restored"] == [True] * 2
 
 
 def test_no_device_reads_more_than_its_piece(many):
     assert many["loaded"]
-    matrices = [share for _, share, ndim in many["read"] if ndim > 2]
-    assert max(matrices) == 0.25 and len(matrices) > 4 * 8
-    assert all(
-        share == 0.25 for path, share, _ in many["read"] if path == "trunk/embed"
-    )
+    shares = {path: share for path, share, ndim in many["read"] if ndim > 1}
+    assert len(shares) > 6 and max(shares["trunk/embed"], shares["heads/unembed"]) < 0.3
+    kernels = [share for path, share in shares.items() if path.endswith("kernel")]
+    assert set(kernels) == {0.25}
 
 
 # The whole product, and what else a run may have.

@@ -114,15 +114,14 @@ TENSOR_ONLY = ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]")
 def test_in_the_loop_of_the_head_pass_only_tensor_exchanges(many):
     """A few numbers of each row of a block; all else stands outside of it."""
     of_pass = [x for x in many["exchanges"] if "shard_map" in x["of"]]
-    loops = {tuple(x["loops"]) for x in of_pass if x["loops"]}
-    inner = {x for x in loops if not any(x == y[: len(x)] != y for y in loops)}
-    assert len(inner) == 2  # head 0's blocks, and those of the others, head by head
-    inside = [x for x in of_pass if tuple(x["loops"]) in inner]
+    inside = [x for x in of_pass if x["deepest"]]
+    # Head 0's blocks, and those of the others, head by head.
+    assert {len(x["loops"]) for x in inside} == {1, 2}
     assert {x["kind"] for x in inside} == {"all-reduce"}
     assert {x["groups"] for x in inside} <= set(TENSOR_ONLY)
     assert max(x["size"] for x in inside) == 2 * 4 * 16  # two sums of 16 rows
     # Before and after it: W over fsdp, its gradient back, the states' over tensor.
-    outside = [x for x in of_pass if tuple(x["loops"]) not in inner]
+    outside = [x for x in of_pass if not x["deepest"]]
     kinds = {x["kind"] for x in outside}
     assert {"all-gather", "reduce-scatter", "all-reduce"} <= kinds
 
@@ -183,6 +182,7 @@ sizes = dict(num_layers=2, width=16, num_attention_heads=4, max_positions=32)
 llama = dict(
     family="llama", qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu"
 )
+of_llama = llama | dict(ffn_width=24, vocab_size=32)
 plain = ModelConfig(**sizes, vocab_size=31)
 cases = {
     "accumulation": shared_out.config("critic", accumulation=2),
@@ -201,12 +201,12 @@ cases = {
     ),
     "llama": shared_out.config(
         "rho1-tokenskip",
-        model=ModelConfig(**sizes, **llama, num_kv_heads=2, ffn_width=24, vocab_size=32),
+        model=ModelConfig(**sizes, num_kv_heads=2, **of_llama),
         head_type="block",
     ),
     "one key": shared_out.config(
         "baseline",
-        model=ModelConfig(**sizes, **llama, num_kv_heads=1, ffn_width=24, vocab_size=32),
+        model=ModelConfig(**sizes, num_kv_heads=1, **of_llama),
         head_type="medusa",
     ),
     "dropout": shared_out.config(

@@ -81,10 +81,13 @@ class Run:
         return jax.device_put(self.batches, rows)
 
     def arrays(self) -> list[np.ndarray]:
-        """Parameters and moments, and what an evaluation says of each row."""
-        nll_BLK = self.evaluate(self.state.params, self.rows)["nll_BLK"]
+        """Parameters and moments."""
         kept = (self.state.params, self.state.opt_state)
-        return [np.asarray(x) for x in jax.tree.leaves((kept, nll_BLK))]
+        return [np.asarray(x) for x in jax.tree.leaves(kept)]
+
+    def evaluated(self) -> list[np.ndarray]:
+        """What an evaluation says of each row."""
+        return [np.asarray(self.evaluate(self.state.params, self.rows)["nll_BLK"])]
 
 
 Outcome = tuple[dict[str, float], list[np.ndarray]]
@@ -92,7 +95,7 @@ Outcome = tuple[dict[str, float], list[np.ndarray]]
 
 def outcome(cfg: Config, sizes: Sizes) -> Outcome:
     run = Run(cfg, sizes)
-    return run.train(), run.arrays()
+    return run.train(), run.arrays() + run.evaluated()
 
 
 def difference(cfg: Config, sizes: Sizes, one: Outcome | None = None) -> float:

@@ -165,7 +165,8 @@ class Trunk(nn.Module):
         block = kind(cfg, self.machine, self.dropping, self.mesh, name="blocks")
         layers = jnp.arange(1, cfg.num_layers + 1)
         residual_BLD, _ = blocks(block, x_BLD, positions, layers)
-        return _norm(cfg, self.machine.dtype, "norm")(residual_BLD), residual_BLD
+        hidden_BLD = _norm(cfg, self.machine.dtype, "norm")(residual_BLD)
+        return layout.by_rows(hidden_BLD, self.mesh), residual_BLD
 
 
 def _run_layer(block: Block, x_BLD: jax.Array, positions: Positions, layer: jax.Array):

@@ -48,7 +48,7 @@ class Leaf:
         whole = (*index, *[slice(None)] * (len(self.shape) - len(index)))
         wanted = [range(n)[at] for n, at in zip(self.shape, whole, strict=True)]
         found = np.empty([len(x) for x in wanted], np.float32)
-        for piece in self.pieces:
+        for piece in self.pieces if found.size else ():
             self._fill(found, wanted, piece)
         return found
 

@@ -31,7 +31,7 @@ from shared.config.layers import build
 from shared.huggingface.config_json import read_hf_config
 
 row_blocks.LARGEST_BLOCK = 16  # several blocks: the loop is there, and taken
-cfg = shared_out.config("critic")
+cfg = shared_out.config("baseline")
 one, many = (shared_out.Run(cfg, x) for x in ((1, 1, 1), (2, 2, 2)))
 found = {}
 right, got = ((x.train(), x.arrays()) for x in (one, many))
@@ -52,7 +52,7 @@ with tempfile.TemporaryDirectory() as folder:
     place = {"best_nll": None, "best_step": 0}
     checkpoint.save(manager, 2, many.state, place, cfg.train)
     found["restored"] = []
-    for sizes in ((1, 1, 1), (4, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8), (1, 1, 2)):
+    for sizes in ((1, 1, 1), (1, 4, 2)):
         mesh = shared_out.mesh_of(sizes)
         _, state, _ = checkpoint.restore(manager, like, 2, mesh)
         lies = layout.kept(mesh, state)
@@ -99,13 +99,13 @@ def many(tmp_path_factory, tokenizer):  # noqa: F811
 
 
 def test_eight_devices_are_one(many):
-    """Metrics, parameters, moments and an evaluation, after two steps."""
+    """Metrics, parameters and moments, after two steps."""
     assert many["difference"] < TOLERANCE
 
 
 def test_a_device_keeps_its_piece_of_parameters_and_moments(many):
     """A quarter in 2 x 2 pieces, beside vectors and its rows of the batch."""
-    assert 0.25 < many["kept"] < 0.4
+    assert 0.25 < many["kept"] < 0.35
 
 
 TENSOR_ONLY = ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]")
@@ -114,39 +114,38 @@ TENSOR_ONLY = ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]")
 def test_in_the_loop_of_the_head_pass_only_tensor_exchanges(many):
     """A few numbers of each row of a block; all else stands outside of it."""
     of_pass = [x for x in many["exchanges"] if "shard_map" in x["of"]]
-    loops = {tuple(x["loops"]) for x in of_pass if x["loops"]}
-    inner = {x for x in loops if not any(x == y[: len(x)] != y for y in loops)}
-    assert len(inner) == 2  # head 0's blocks, and those of the others, head by head
-    inside = [x for x in of_pass if tuple(x["loops"]) in inner]
+    inside = [x for x in of_pass if x["deepest"]]
+    # Head 0's blocks, and those of the others, head by head.
+    assert {len(x["loops"]) for x in inside} == {1, 2}
     assert {x["kind"] for x in inside} == {"all-reduce"}
     assert {x["groups"] for x in inside} <= set(TENSOR_ONLY)
     assert max(x["size"] for x in inside) == 2 * 4 * 16  # two sums of 16 rows
     # Before and after it: W over fsdp, its gradient back, the states' over tensor.
-    outside = [x for x in of_pass if tuple(x["loops"]) not in inner]
+    outside = [x for x in of_pass if not x["deepest"]]
     kinds = {x["kind"] for x in outside}
     assert {"all-gather", "reduce-scatter", "all-reduce"} <= kinds
 
 
-def test_no_exchange_is_larger_than_activations_or_a_matrix(many):
-    """Of a device: the states of its rows under all heads, or a layer's matrix."""
-    B, L, D, K, V, parts = 8, 16, 16, 3, 31, 4
-    states = 4 * K * (B // parts) * L * D
-    largest = max(x["size"] for x in many["exchanges"])
-    assert largest <= max(states, 4 * (V + 1) // 2 * D, 4 * D * 4 * D)
-    assert not [x for x in many["exchanges"] if x["size"] >= 4 * B * L * V]
+def test_no_exchange_is_larger_than_it_must_be(many):
+    """The gradient of one layer, or the states of a device's rows under all heads."""
+    D, rows, V = 16, 8 // 4 * 16, 31
+    layer = 4 * (12 * D * D + 13 * D)
+    largest = max(many["exchanges"], key=lambda x: x["size"])
+    assert largest["size"] < max(layer, 4 * 3 * rows * D), largest
+    # Nor are there ever logits, or unembeddings of all heads, in one.
+    assert largest["size"] < min(4 * rows * V * 3, 4 * 3 * V * D * 3)
 
 
 def test_what_one_mesh_saves_others_read_bit_by_bit(many):
-    assert many["restored"] == [True] * 6
+    assert many["restored"] == [True] * 2
 
 
 def test_no_device_reads_more_than_its_piece(many):
     assert many["loaded"]
-    matrices = [share for _, share, ndim in many["read"] if ndim > 2]
-    assert max(matrices) == 0.25 and len(matrices) > 4 * 8
-    assert all(
-        share == 0.25 for path, share, _ in many["read"] if path == "trunk/embed"
-    )
+    shares = {path: share for path, share, ndim in many["read"] if ndim > 1}
+    assert len(shares) > 6 and max(shares["trunk/embed"], shares["heads/unembed"]) < 0.3
+    kernels = [share for path, share in shares.items() if path.endswith("kernel")]
+    assert set(kernels) == {0.25}
 
 
 # The whole product, and what else a run may have.
@@ -183,6 +182,7 @@ sizes = dict(num_layers=2, width=16, num_attention_heads=4, max_positions=32)
 llama = dict(
     family="llama", qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu"
 )
+of_llama = llama | dict(ffn_width=24, vocab_size=32)
 plain = ModelConfig(**sizes, vocab_size=31)
 cases = {
     "accumulation": shared_out.config("critic", accumulation=2),
@@ -201,12 +201,12 @@ cases = {
     ),
     "llama": shared_out.config(
         "rho1-tokenskip",
-        model=ModelConfig(**sizes, **llama, num_kv_heads=2, ffn_width=24, vocab_size=32),
+        model=ModelConfig(**sizes, num_kv_heads=2, **of_llama),
         head_type="block",
     ),
     "one key": shared_out.config(
         "baseline",
-        model=ModelConfig(**sizes, **llama, num_kv_heads=1, ffn_width=24, vocab_size=32),
+        model=ModelConfig(**sizes, num_kv_heads=1, **of_llama),
         head_type="medusa",
     ),
     "dropout": shared_out.config(

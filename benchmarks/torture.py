@@ -2,7 +2,7 @@
 
     python -m benchmarks.torture --kills 200 --json benchmarks/results/kills.json
 
-A small critic run of 12 steps, saved every 3, is killed by SIGKILL: a third of the
+A small run of 12 steps, saved every 3, is killed by SIGKILL: a third of the
 times at some file operation inside a save, a third in a step, a third at any moment.
 Each time it goes on by `--resume`. In the end all that its last checkpoint holds must
 be what a run that nothing ever killed holds, by SHA-256. `lost` counts kills by the
@@ -27,15 +27,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks import workload
 from benchmarks.states import digest_of
 
 TRAINERS = ("wmtp_jax", "wmtp_torch_mps")
 STEPS, SAVE_EVERY = 12, 3
 SMALL = (
-    "--algo critic --model smoke --model.num-layers 1 --model.width 16 --heads 2 "
+    "--model smoke --model.num-layers 1 --model.width 16 --heads 2 "
     f"--data.max-length 32 --tracking jsonl --train.max-steps {STEPS} --device cpu "
     f"--train.save-every {SAVE_EVERY} --train.eval-every 6 --train.epochs 9 "
-    "--critic.stage1-epochs 1 --reference.epochs 1 --run-name run"
+    "--critic.stage1-epochs 1 --reference.epochs 1 --train.no-export --run-name run"
 ).split()
 # Of Python's own reports of what it does to files.
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
@@ -129,7 +130,9 @@ def server(package: str) -> Iterator[Any]:
     command = [sys.executable, "-m", "benchmarks.torture", "--serve", package]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     pipes["stderr"] = subprocess.DEVNULL
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    # What is computed is small: more threads would wait for each other.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
 
         def run(argv: list[str], **moment: Any) -> tuple[bool, int, float]:
             process.stdin.write(json.dumps({"argv": argv, **moment}) + "\n")
@@ -146,7 +149,9 @@ def server(package: str) -> Iterator[Any]:
             process.kill()
 
 
-def torture(package: str, kills: int, folder: Path, seed: int = 0) -> dict[str, Any]:
+def torture(
+    package: str, kills: int, folder: Path, algo: str, seed: int = 0
+) -> dict[str, Any]:
     """Kills a run `kills` times; a row of the table.
 
     Raises:
@@ -155,20 +160,21 @@ def torture(package: str, kills: int, folder: Path, seed: int = 0) -> dict[str, 
     """
     rng, lost, kinds = random.Random(seed), Counter[int](), Counter[str]()
     with server(package) as run:
-        _, code, whole_takes = run([*SMALL, "--output-dir", str(folder / "whole")])
+        new = [*SMALL, "--algo", algo, "--output-dir"]
+        _, code, whole_takes = run([*new, str(folder / "whole")])
         assert code == 0, code
         killed_run = folder / "killed" / "run"
         while kinds.total() < kills:
             kind = KINDS[kinds.total() % len(KINDS)]
             moment = moment_of(kind, rng, whole_takes)
-            killed, code, _ = run(argv_of(killed_run), **moment)
+            killed, code, _ = run(argv_of(killed_run, new), **moment)
             assert killed or code == 0, f"{kind} {moment}: exit code {code}"
             if killed:
                 kinds[kind] += 1
                 lost[steps_lost(killed_run)] += 1
             else:
                 go_back(killed_run, rng)
-        _, code, _ = run(argv_of(killed_run))
+        _, code, _ = run(argv_of(killed_run, new))
         assert code == 0, code
     ends = [
         digest_of(package, x, STEPS) for x in (folder / "whole" / "run", killed_run)
@@ -188,10 +194,9 @@ def moment_of(kind: str, rng: random.Random, whole_takes: float) -> dict[str, An
     return {"after": rng.uniform(0, whole_takes)}
 
 
-def argv_of(run: Path) -> list[str]:
-    if (run / "config.yaml").exists():
-        return ["--resume", str(run)]
-    return [*SMALL, "--output-dir", str(run.parent)]
+def argv_of(run: Path, new: list[str]) -> list[str]:
+    started = (run / "config.yaml").exists()
+    return ["--resume", str(run)] if started else [*new, str(run.parent)]
 
 
 def steps_lost(run: Path) -> int:
@@ -215,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS)
+    parser.add_argument("--algo", choices=workload.ALGOS, default="critic")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     parser.add_argument("--serve", choices=TRAINERS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -226,7 +232,7 @@ def main() -> None:
     rows = []
     for package in asked.trainers:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(torture(package, asked.kills, Path(folder)))
+            rows.append(torture(package, asked.kills, Path(folder), asked.algo))
     print_table(rows, asked.json)
 
 

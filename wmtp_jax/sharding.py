@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from shared.config.fields import Config
 from shared.messages import first_line
 from shared.tracking.flops import peak_flops
+from wmtp_jax import processes
 from wmtp_jax import pytrees as pytrees
 from wmtp_jax.layout import AXES, ROWS, row_parts
 
@@ -181,4 +182,11 @@ def jit_pass(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     The parameters stay where they are.
     """
     whole, rows = replicated(mesh), split_rows(mesh, micro_batches=False)
-    return jax.jit(function, in_shardings=(None, rows), out_shardings=whole)
+    jitted = jax.jit(function, in_shardings=(None, rows), out_shardings=whole)
+    if jax.process_count() == 1:
+        return jitted
+
+    def passed(params: Any, batch: Any) -> Any:
+        return jitted(params, processes.spread(batch, rows))
+
+    return passed

@@ -186,6 +186,11 @@ class TrainConfig(Checked):
     """steps between them, a multiple of eval_every; 0: at every evaluation"""
     evaluate_seconds: Annotated[float, "> 0"] = 60.0
     """that one may take from its first answer, > 0; then fewer problems are asked"""
+    watchdog: Annotated[float, ">= 0"] = 30.0
+    """a step, evaluation or save of so many times the median ends the run with exit
+    code 75; 0: none does"""
+    watchdog_seconds: Annotated[float, "> 0"] = 300.0
+    """but none of fewer seconds, > 0; a process unheard of for so long, at most 60"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,16 @@
     peers.is_first                 it writes logs, metrics and exports
     peers.told("run", make)        what `make` gives in the first one, everywhere
     peers.wait("end")              until all have come here
-    peers.ask(told)()              whether any of them says so
+    peers.ask(number)()            the largest number that any of them says
 
 They must do the same things in the same order: a trainer asks all of them, or none.
 A backend says what carries the words (`Board`) and the votes.
 """
 
+import itertools
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,8 +63,8 @@ class NoBoard:
     def meet(self, name: str, seconds: float) -> None: ...
 
 
-def _alone(told: bool) -> Callable[[], bool]:
-    return lambda: told
+def _alone(number: int) -> Callable[[], int]:
+    return lambda: number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +74,17 @@ class Peers:
     Attributes:
       index, count: this one among all; 0 is the first.
       board: which all of them read.
-      ask: `told -> answer`; `answer()` is whether any process was told. Every process
-        asks as often as the others.
+      ask: `number -> answer`; `answer()` is the largest number of all processes, >= 0.
+        Every process asks as often as the others.
       is_of_peers: whether an error is of a peer that is gone, or of this process.
     """
 
     index: int = 0
     count: int = 1
     board: Board = field(default_factory=NoBoard)
-    ask: Callable[[bool], Callable[[], bool]] = _alone
+    ask: Callable[[int], Callable[[], int]] = _alone
     is_of_peers: Callable[[BaseException], bool] = lambda error: False
+    _turns: Iterator[int] = field(default_factory=itertools.count, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -93,17 +95,18 @@ class Peers:
         """Of this process in messages."""
         return name_of(self.index, self.count, socket.gethostname())
 
-    def told(self, key: str, make: Callable[[], Any]) -> Any:
+    def told(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives in the first process (JSON), in every one.
 
         Args:
-          key: new at every call.
+          name: of what is told, for who looks at a board.
 
         Raises:
           ValueError, OSError: what `make` raised in the first, in every process.
         """
         if self.count == 1:
             return make()
+        key = f"told/{next(self._turns)}-{name}"
         if self.is_first:
             try:
                 answer = {"value": make()}
@@ -120,13 +123,9 @@ class Peers:
         return answer["value"]
 
     def wait(self, name: str) -> None:
-        """Until every process has come here.
-
-        Args:
-          name: new at every call.
-        """
+        """Until every process has come here."""
         if self.count > 1:
-            self.board.meet(name, DAY)
+            self.board.meet(f"{next(self._turns)}-{name}", DAY)
 
 
 ALONE = Peers()

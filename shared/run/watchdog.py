@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.run.leave import leave
 from shared.run.peers import Peers, Stalled, name_of
 from shared.tracking import console
 
@@ -35,7 +36,6 @@ log = logging.getLogger("wmtp")
 ORDER = ("data", "step", "evaluation", "checkpoint")
 FIRST = 3600.0  # seconds that the first of its kind may take
 SILENCE = 60.0  # seconds after which a peer is missed, or sooner (`least`)
-LINGER = 5.0  # seconds that the first process waits for the others to go before it
 KEPT = 101  # times of a kind, of which the median is taken
 
 
@@ -99,8 +99,12 @@ class Watchdog:
             self._threads[-1].start()
         return self
 
-    def __exit__(self, *raised: Any) -> None:
+    def over(self) -> None:
+        """From now on nothing is too long, and nobody missed."""
         self._over.set()
+
+    def __exit__(self, *raised: Any) -> None:
+        self.over()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=2 * self.tick)
@@ -256,8 +260,8 @@ class Watchdog:
         if not self._ended.acquire(blocking=False):
             return
         place = self.folder / f"stacks-{self.peers.index}.txt" if self.folder else None
-        with suppress(OSError, ValueError, AttributeError):
-            faulthandler.dump_traceback(sys.__stderr__)
+        with suppress(OSError, ValueError):
+            faulthandler.dump_traceback(2)  # whatever stands in stderr's place
         if place is not None:
             with suppress(OSError), place.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {reason}\n")
@@ -269,30 +273,6 @@ class Watchdog:
         log.error("%s", line, extra={"file_only": True})
         console.say(f"error: {line}", sys.stderr)
         leave(self.peers, reason.code, str(reason), self.end)
-
-
-def leave(
-    peers: Peers, code: int, reason: str, end: Callable[[int], Any] = os._exit
-) -> None:
-    """Ends this process at once, in no wait for the others; they are told.
-
-    The first, which holds the board, goes last: JAX ends every other process when it is
-    gone, without a word.
-    """
-    console.flush()
-    if peers.count > 1:
-        with suppress(Exception):
-            peers.board.put(f"left/{peers.index}", json.dumps([code, reason]))
-        if peers.is_first:
-            until = time.monotonic() + LINGER
-            others = {str(i) for i in range(1, peers.count)}
-            with suppress(Exception):
-                while time.monotonic() < until and others - set(
-                    peers.board.under("left")
-                ):
-                    time.sleep(0.2)
-                time.sleep(0.5)  # they have said so; now they go
-    end(code)
 
 
 def _order(doing: str) -> int:

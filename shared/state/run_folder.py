@@ -51,6 +51,8 @@ FREE_ON_RESUME = {
     "train.min_delta",
     "train.patience",
     "train.save_every",
+    "train.watchdog",
+    "train.watchdog_seconds",
 }
 
 

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from shared.run import watchdog
+from shared.run import leave as leaving
+from shared.run.leave import leave
 from shared.run.peers import STALLED, Peers, Stalled, name_of
-from shared.run.watchdog import Watchdog, leave
+from shared.run.watchdog import Watchdog
 
 
 class Words:
@@ -128,8 +129,8 @@ def test_the_one_that_is_behind_is_named(tmp_path, capsys):
 
 
 def test_one_that_is_not_heard_of_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(watchdog, "LINGER", 0.3)
-    board, (first, end_first), (second, end_second) = pair(tmp_path, factor=1e9)
+    monkeypatch.setattr(leaving, "LINGER", 0.3)
+    board, (first, end_first), (second, _) = pair(tmp_path, factor=1e9)
     with first, second:
         time.sleep(0.2)
         board.silent.add("1")
@@ -141,7 +142,7 @@ def test_one_that_is_not_heard_of_is_named(tmp_path, capsys, monkeypatch):
 
 
 def test_the_code_of_one_that_ends_is_that_of_all(tmp_path, capsys):
-    board, (first, end_first), (second, _) = pair(tmp_path, factor=1e9)
+    _, (first, end_first), (second, _) = pair(tmp_path, factor=1e9)
     with first:
         leave(second.peers, 2, "data.source must be a folder", lambda code: None)
         assert end_first.come.wait(9)
@@ -164,6 +165,6 @@ def test_what_the_first_makes_or_refuses_is_told_to_all():
     for peers in (first, second):
         with pytest.raises(ValueError, match="run_name must be new"):
             peers.told("other", refuse)
-    assert json.loads(board.words["other"])["bad"]
-    assert Peers().told("alone", lambda: 3) == 3 and Peers().ask(True)()
+    assert json.loads(board.words["told/1-other"])["bad"]
+    assert Peers().told("alone", lambda: 3) == 3 and Peers().ask(15)() == 15
     assert name_of(1, 2) in second.name

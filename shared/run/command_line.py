@@ -37,7 +37,7 @@ from shared.huggingface.hub import model_folder
 WHOLE = re.compile(r"[-+]?[0-9]{1,400}")
 TRUTH = {"true": True, "false": False}
 HELP = ("--help", "-h")
-BARE = {"distributed": "required"}  # what an option means without a value
+BARE = {"distributed": ("required",)}  # what an option means without a value
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _value(path: str, words: list[str]) -> Any:
         return checked(leaf.type, words, name)
     if leaf.type is bool and not words:
         return True
-    words = words or [BARE[path]] * (path in BARE)
+    words = words or list(BARE.get(path, ()))
     if not words:
         raise ValueError(f"{name} needs a value: {required(leaf.type)}")
     if len(words) > 1:

@@ -152,7 +152,7 @@ class Watchdog:
                 return left
             time.sleep(self.tick / 2)
         now = time.monotonic()
-        gone = [i for i, x in self._heard.items() if now - x.at > 3 * self.tick]
+        gone = self._silent(3 * self.tick, now)
         if not gone:
             return Stalled("a peer is gone, nobody knows which")
         return self._not_heard(gone, now)
@@ -210,10 +210,18 @@ class Watchdog:
             return None
         if (left := self._left()) is not None:
             return left
-        if not self.peers.is_first and now - self._answered > self.silence:
-            return self._not_heard([0], now)
-        gone = [i for i, x in self._heard.items() if now - x.at > self.silence]
+        gone = self._silent(self.silence, now)
         return self._not_heard(gone, now) if gone else None
+
+    def _silent(self, seconds: float, now: float) -> list[int]:
+        """Processes that are not heard of; the first where its board does not answer.
+
+        Of the others nothing is known since then.
+        """
+        if not self.peers.is_first and now - self._answered > seconds:
+            return [0]
+        known = self._answered
+        return [i for i, x in self._heard.items() if known - x.at > seconds]
 
     def _left(self) -> Stalled | None:
         """What a process has said that ended by itself; its exit code is ours, too."""

@@ -9,7 +9,7 @@ import pytest
 from shared.run import leave as leaving
 from shared.run.leave import leave
 from shared.run.peers import STALLED, Peers, Stalled, name_of
-from shared.run.watchdog import Watchdog
+from shared.run.watchdog import Heard, Watchdog
 
 
 class Words:
@@ -139,6 +139,17 @@ def test_one_that_is_not_heard_of_is_named(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "process 1 of 2" in said and "has not been heard of" in said
     assert end_first.code == STALLED
+
+
+def test_a_board_that_does_not_answer_is_the_fault_of_the_first(tmp_path):
+    """Nobody is heard of then; the others are not to be blamed for it."""
+    dog, _ = watched(tmp_path, index=1, count=3, board=Words(), least=10.0)
+    dog._heard = {0: Heard(97.0), 2: Heard(96.0)}
+    dog._answered = 98.0
+    assert dog._silent(10.0, now=107.0) == []
+    assert dog._silent(10.0, now=109.0) == [0]
+    dog._answered = 108.0  # it answers, and has not heard of them
+    assert dog._silent(10.0, now=109.0) == [0, 2]
 
 
 def test_the_code_of_one_that_ends_is_that_of_all(tmp_path, capsys):

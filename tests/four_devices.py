@@ -1,4 +1,4 @@
-"""A script in a process of its own, where JAX sees four devices."""
+"""A script in a process of its own, where JAX sees several devices."""
 
 import os
 import subprocess
@@ -7,13 +7,18 @@ import sys
 
 def said_on_four(script: str, *arguments: str) -> str:
     """The last line that it prints."""
-    count = "--xla_force_host_platform_device_count=4"
+    return said_on(4, script, *arguments)
+
+
+def said_on(devices: int, script: str, *arguments: str) -> str:
+    """The same with so many devices."""
+    count = f"--xla_force_host_platform_device_count={devices}"
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env=os.environ | flags,
     )
     assert done.returncode == 0, done.stderr

@@ -27,6 +27,10 @@ TO_BE_MADE = ("tests/test_models/", "tests/test_surprise.py")  # by what is besi
 # Of other programs.
 FOREIGN = {"--backend-store-uri", "--logdir", "--model_args", "--speculative-config"}
 FOREIGN |= {"--tasks"}
+# Of SLURM and mpirun.
+FOREIGN |= {"--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--time"}
+FOREIGN |= {"--cpus-per-task", "--signal", "--requeue", "--open-mode", "--wait"}
+FOREIGN |= {"--kill-on-bad-exit", "--hostfile"}
 TRAINERS = ("wmtp_jax.train", "wmtp_torch_mps.train")
 ADDED = {"surprise"}  # by tests/test_adding_a_weighting.py, as its page says
 
@@ -208,6 +212,7 @@ def other_options() -> set[str]:
 @cache
 def trainer_options() -> set[str]:
     found = {"--config", "--recipe", "--dry-run", "--resume", "--help"}
+    found |= {"--distributed", "--processes", "--process"}
     for path, leaf in leaves().items():
         found |= {doc_tables.option(path), *leaf.aliases}
         if leaf.type is bool:

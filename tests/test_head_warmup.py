@@ -22,6 +22,7 @@ from tests.small import drawn_params, micro_batches, small_batch, small_config
 from wmtp_jax import checkpoint as jax_checkpoint
 from wmtp_jax import export as jax_export
 from wmtp_jax import optimizer as jax_optimizer
+from wmtp_jax import sharding
 from wmtp_jax import state as jax_state
 from wmtp_jax import step as jax_step
 from wmtp_torch_mps import checkpoint as torch_checkpoint
@@ -177,7 +178,8 @@ def to_jax(run, folder):
     """The inverse."""
     cfg = run.state.params.cfg
     torch_checkpoint.write(folder / "out", folder, run.state, PLACE, BYTES)
-    jax_export.adopt(folder / "out", folder / "run", cfg)
+    mesh = sharding.make_mesh(cfg)
+    jax_export.adopt(folder / "out", folder / "run", cfg, mesh)
     other = Jax(cfg)
     _, other.state, _ = jax_checkpoint.read_run(folder / "run", cfg)
     return other

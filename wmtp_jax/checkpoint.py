@@ -23,11 +23,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from shared.config.fields import Config, TrainConfig
 from shared.files import new_folder, write_json
 from shared.huggingface.json_keys import read_keys
 from shared.messages import first_line
+from shared.run.peers import ALONE, Peers
 from shared.state.checkpoints import (
     drop_superseded,
     make_room,
@@ -37,9 +39,10 @@ from shared.state.checkpoints import (
     written,
 )
 from shared.state.manifest import MANIFEST, check_manifest, write_manifest
-from wmtp_jax import critic
+from wmtp_jax import critic, layout
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.processes import pieces_here
 from wmtp_jax.sharding import is_out_of_memory
 from wmtp_jax.state import TrainState, abstract_state, tensor_names
 
@@ -71,47 +74,72 @@ def _quiet() -> Iterator[None]:
 
 
 def read_run(
-    run: Path, cfg: Config, step: int | None = None
+    run: Path,
+    cfg: Config,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    peers: Peers = ALONE,
 ) -> tuple[int, TrainState, dict]:
     """`(step, state, position)` of a run's checkpoint (its newest).
+
+    Args:
+      mesh, peers: as of `restore`.
 
     Raises:
       ValueError: if there is none, as well as for what `restore` refuses.
     """
-    found = restore(run, abstract_state(cfg, make_optimizer(cfg, 1)), step)
+    like = abstract_state(cfg, make_optimizer(cfg, 1))
+    found = restore(run, like, step, mesh, peers)
     if found is None:
         raise ValueError(f"RUN must hold a checkpoint, got none in {run}")
     return found
 
 
-def read_trunk(run: Path, cfg: Config, step: int | None = None) -> Params:
-    """The trunk of a run's checkpoint (its newest) as NumPy arrays, without heads."""
-    _, state, _ = read_run(run, cfg, step)
-    return {"trunk": jax.device_get(state.params["trunk"]), "heads": {}}
+def read_trunk(
+    run: Path, cfg: Config, step: int | None, mesh: Mesh, peers: Peers
+) -> Params:
+    """The trunk of a run's checkpoint (its newest), without heads."""
+    _, state, _ = read_run(run, cfg, step, mesh, peers)
+    return {"trunk": state.params["trunk"], "heads": {}}
 
 
 def save(
-    run: Path, step: int, state: TrainState, position: dict, cfg: TrainConfig
+    run: Path,
+    step: int,
+    state: TrainState,
+    position: dict,
+    cfg: TrainConfig,
+    peers: Peers = ALONE,
 ) -> None:
     """Writes one checkpoint, and removes those that it supersedes.
 
     Args:
       position: JSON: data position, best nll, and so on.
       cfg: how many stay, and whether the best one does.
+      peers: all of which write the pieces of arrays that they have; the first does the
+        rest.
 
     Raises:
       FloatingPointError: if an array is not finite.
       OSError: if it cannot be written, whatever Orbax makes of the reason.
     """
     folder, tree = run / "checkpoints", _to_tree(state)
-    require_finite(step, zip(tensor_names(tree), jax.tree.leaves(tree), strict=True))
+    named = zip(tensor_names(tree), jax.tree.leaves(tree), strict=True)
+    require_finite(step, ((name, x) for name, of in named for x in pieces_here(of)))
     with written(folder, step):
+        if not peers.is_first:
+            made = Path(peers.told("save", lambda: ""))
+            _write_arrays(made / "state", tree)
+            peers.told("saved", lambda: step)
+            return
         make_room(folder, step)
         with new_folder(folder / str(step), "a checkpoint's folder") as made:
+            peers.told("save", lambda: str(made))
             _write_arrays(made / "state", tree)
             write_json(made / POSITION, position)
             write_manifest(made, step)
         drop_superseded(folder, position, cfg)
+        peers.told("saved", lambda: step)
 
 
 def _write_arrays(folder: Path, tree: Any) -> None:
@@ -124,28 +152,45 @@ def _write_arrays(folder: Path, tree: Any) -> None:
 
 
 def restore(
-    run: Path, like: TrainState, step: int | None = None
+    run: Path,
+    like: TrainState,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    peers: Peers = ALONE,
 ) -> tuple[int, TrainState, dict] | None:
-    """What `newest_whole` finds; `like` has the shapes and dtypes of the state."""
+    """What `newest_whole` finds; `like` has the shapes and dtypes of the state.
+
+    Args:
+      mesh: whose devices keep it, each its own part, whatever it was saved by; without,
+        the first device has it all.
+      peers: which read together; the first alone holds files against their digests.
+    """
     folder = run / "checkpoints"
+    steps = peers.told("steps", lambda: steps_in(folder))
     return newest_whole(
-        folder, steps_in(folder), step, lambda n: _read(folder, n, like)
+        folder, steps, step, lambda n: _read(folder, n, like, mesh, peers)
     )
 
 
-def _read(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict]:
+def _read(
+    folder: Path, step: int, like: TrainState, mesh: Mesh | None, peers: Peers
+) -> tuple[TrainState, dict]:
     here = folder / str(step)
-    position, checksum = _position_of(here, step)
+    position, checksum = peers.told("position", lambda: _position_of(here, step))
     # Restoring into the live state's structure, never "as saved": a tuple that comes
     # back as a list is a different optimizer state.
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tree = jax.eval_shape(_to_tree, like)
     try:
         with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             older = "value" in like.params and _lacks_standards(reader, here / "state")
+            tree = critic.without_standards(tree) if older else tree
             abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-                critic.without_standards(tree) if older else tree,
+                lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+                tree,
+                jax.tree.map(lambda _: device, tree)
+                if mesh is None
+                else layout.kept(mesh, tree),
             )
             wanted = ocp.args.StandardRestore(abstract)
             found = reader.restore((here / "state").resolve(), args=wanted)
@@ -156,7 +201,8 @@ def _read(folder: Path, step: int, like: TrainState) -> tuple[TrainState, dict]:
             "a file of it is missing or damaged, or its config is another "
             f"({type(error).__name__})"
         ) from error
-    if checksum is not None and _checksum(found) != checksum:
+    alone = peers.count == 1  # an older one, whose arrays no process has whole
+    if checksum is not None and alone and _checksum(found) != checksum:
         raise ValueError("its arrays do not have the checksum they were saved with")
     state = TrainState(**(critic.with_standards(found) if older else found))
     return replace(state, key=jax.random.wrap_key_data(state.key)), position

@@ -16,7 +16,7 @@ from shared.algorithms import Values
 from shared.config.fields import Config
 from shared.critic.stage1 import EPSILON, Stage1
 from shared.data.batches import Batch
-from wmtp_jax import model, sharding
+from wmtp_jax import model, processes, sharding
 
 STANDARDS = ("mean", "deviation")  # of what the head reads; stage 1 measures them
 
@@ -115,7 +115,9 @@ def fixed_returns(
     return value_BL, values.return_BL
 
 
-def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
+def _frozen_hidden(
+    trunk: model.Params, batch: Batch, cfg: Config, mesh: Mesh
+) -> jax.Array:
     return model.forward(
         trunk,
         batch.tokens_BL,
@@ -123,6 +125,7 @@ def _frozen_hidden(trunk: model.Params, batch: Batch, cfg: Config) -> jax.Array:
         batch.document_BL,
         cfg.model,
         cfg.machine,
+        mesh=mesh,
     ).hidden_BLD
 
 
@@ -143,7 +146,14 @@ def make_stage1_step(
 
     whole = sharding.replicated(mesh)
     rows = sharding.split_rows(mesh, micro_batches=False)
-    return jax.jit(step, in_shardings=(whole, whole, rows, rows, rows))
+    jitted = jax.jit(step, in_shardings=(whole, whole, rows, rows, rows))
+
+    def update(head, opt_state, *of_rows):
+        if jax.process_count() > 1:
+            of_rows = processes.spread(of_rows, rows)
+        return jitted(head, opt_state, *of_rows)
+
+    return update
 
 
 def train_value_head(
@@ -151,7 +161,7 @@ def train_value_head(
 ) -> model.Params:
     """Stage 1: only the value head learns; the best one."""
     hidden = sharding.jit_pass(
-        lambda trunk, batch: _frozen_hidden(trunk, batch, cfg), mesh
+        lambda trunk, batch: _frozen_hidden(trunk, batch, cfg, mesh), mesh
     )
     for batch in stage1.batches():
         stage1.keep(hidden(trunk, batch))
@@ -161,7 +171,8 @@ def train_value_head(
         found = [values(head, state_MD) for state_MD in stage1.validation()]
         return stage1.measured(found, loss)
 
-    start = jax.device_put(stage1.start(), sharding.replicated(mesh))
+    start = processes.of_first(stage1.start())
+    start = processes.spread(start, sharding.replicated(mesh))
     is_best(start)
     head = best = head if is_best(head) else start  # a folder's may be the better one
     tx = optax.chain(

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from shared.card.card import card_beside
 from shared.config.fields import Config
@@ -27,13 +28,15 @@ from shared.huggingface.folder import write_model
 from shared.huggingface.token_map import read_token_map
 from shared.huggingface.vllm import write_vllm
 from shared.run.main import exit_code, export_arguments
+from shared.run.open_run import Run
 from shared.state.model_source import run_to_export
 from shared.state.portable_state import TrainingState, read_state, write_training
 from shared.state.run_folder import recorded_inputs
 from shared.tracking import console
-from wmtp_jax import NAME, checkpoint
+from wmtp_jax import NAME, checkpoint, layout
 from wmtp_jax.model import Params
 from wmtp_jax.optimizer import make_optimizer, moments_of, updates_of, with_moments
+from wmtp_jax.processes import spread
 from wmtp_jax.sharding import jax_told
 from wmtp_jax.state import TrainState, init_state
 
@@ -114,18 +117,21 @@ def export_heads(run: str, folder: Path) -> int:
     return step
 
 
-def adopt(folder: Path, run: Path, cfg: Config) -> None:
+def adopt(folder: Path, run: Run, mesh: Mesh) -> None:
     """Makes the state in an exported folder the first checkpoint of a new run."""
+    cfg = run.cfg
     params, kept = read_state(folder)
     tx = make_optimizer(cfg, 1)
-    start = init_state(cfg, jax.tree.map(jnp.asarray, params), tx)
+    start = init_state(cfg, jax.device_put(params, layout.kept(mesh, params)), tx)
     counted = kept.updates + int((kept.adapted or {}).get("skipped_frozen", 0))
     opt_state = with_moments(
         start.opt_state, cfg.optimizer, kept.moments, kept.step, counted
     )
     step = jnp.asarray(kept.step, jnp.int32)
     state = replace(start, step=step, opt_state=opt_state)
-    checkpoint.save(run, kept.step, state, kept.position, cfg.train)
+    state = spread(state, layout.kept(mesh, state))
+    position, plan = kept.position, cfg.train
+    checkpoint.save(run.path, kept.step, state, position, plan, run.peers)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from shared.config.fields import Config, HeadsConfig
 from shared.config.model import ModelConfig
+from wmtp_jax import layout
 from wmtp_jax.model import Outputs, Params, block_state, init_trunk
 
 
@@ -37,7 +39,9 @@ def init_heads(
     return HEAD_FUNCTIONS[heads.type].init(key, trunk, cfg, heads)
 
 
-def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
+def head_states(
+    params: Params, outputs: Outputs, cfg: Config, mesh: Mesh | None = None
+) -> jax.Array:
     """What each head multiplies with its unembedding: `states_KBLD`.
 
     Head 0 is the trunk state itself. The others read `s * h + (1 - s) * stop(h)` with
@@ -57,11 +61,18 @@ def head_states(params: Params, outputs: Outputs, cfg: Config) -> jax.Array:
     own = {name: x for name, x in params["heads"].items() if name != "unembed"}
     states = [hidden_BLD]
     key = outputs.dropout_key
+
+    def state_of(head: Params, read: Outputs) -> jax.Array:
+        head = layout.in_use(head, mesh, cfg.machine.dtype)
+        return HEAD_FUNCTIONS[heads.type].state(head, read, cfg, mesh)
+
+    if layout.shares_matrices(mesh):
+        state_of = jax.checkpoint(state_of, policy=layout.all_but_gathered)
     for k in range(heads.count - 1):
         head = jax.tree.map(lambda x, k=k: x[k], own)
         if key is not None:
             read = replace(read, dropout_key=jax.random.fold_in(key, k))
-        states.append(HEAD_FUNCTIONS[heads.type].state(head, read, cfg))
+        states.append(state_of(head, read))
     return jnp.stack(states)
 
 
@@ -74,11 +85,11 @@ class HeadFunctions:
 
     Attributes:
       init: `(key, trunk, model, heads)` -> parameters of heads k >= 1, stacked.
-      state: `(parameters of one head, outputs of the trunk, cfg)` -> `state_BLD`.
+      state: `(parameters of one head, outputs of the trunk, cfg, mesh)` -> `state_BLD`.
     """
 
     init: Callable[[jax.Array, Params, ModelConfig, HeadsConfig], Params]
-    state: Callable[[Params, Outputs, Config], jax.Array]
+    state: Callable[[Params, Outputs, Config, Mesh | None], jax.Array]
 
 
 def _init_linear(key, trunk, cfg, heads):
@@ -90,7 +101,7 @@ def _init_linear(key, trunk, cfg, heads):
     return {"unembed": cfg.init_deviation * jax.random.normal(key, shape)}
 
 
-def _linear_state(head, outputs, cfg):
+def _linear_state(head, outputs, cfg, mesh):
     return outputs.hidden_BLD
 
 
@@ -101,7 +112,7 @@ def _init_residual(key, trunk, cfg, heads):
     return {"inner": inner, "outer": jnp.zeros(shape)}
 
 
-def _residual_state(head, outputs, cfg):
+def _residual_state(head, outputs, cfg, mesh):
     h_BLD = outputs.hidden_BLD
     inner_DD, outer_DD = (head[name].astype(h_BLD.dtype) for name in ("inner", "outer"))
     return h_BLD + jax.nn.silu(h_BLD @ inner_DD) @ outer_DD
@@ -113,7 +124,7 @@ def _init_medusa(key, trunk, cfg, heads):
     return {"kernel": jnp.zeros((extra, D, D)), "bias": jnp.zeros((extra, D))}
 
 
-def _medusa_state(head, outputs, cfg):
+def _medusa_state(head, outputs, cfg, mesh):
     h_BLD = outputs.hidden_BLD
     kernel_DD, bias_D = (head[x].astype(h_BLD.dtype) for x in ("kernel", "bias"))
     return h_BLD + jax.nn.silu(h_BLD @ kernel_DD + bias_D[None, None])
@@ -129,7 +140,7 @@ def _init_block(key, trunk, cfg, heads):
     return {"blocks": blocks, "norms": norms}
 
 
-def _block_state(head, outputs, cfg):
+def _block_state(head, outputs, cfg, mesh):
     return block_state(
         head["blocks"],
         head["norms"],
@@ -138,6 +149,7 @@ def _block_state(head, outputs, cfg):
         cfg.model,
         cfg.machine,
         outputs.dropout_key,
+        mesh,
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from shared.config.fields import Config
@@ -14,12 +13,14 @@ from shared.evaluation.in_training import InTraining, Part
 from shared.evaluation.results.of_problems import ProblemResult
 from shared.evaluation.verdicts import Limits
 from shared.huggingface.layers import layers_of
+from shared.run.peers import ALONE, Peers
 from wmtp_jax.decoding.engine import Engine
 from wmtp_jax.decoding.loaded import Loaded
 from wmtp_jax.decoding.programs import make_programs
 from wmtp_jax.decoding.surprise import Measure, make_measure
 from wmtp_jax.evaluating import How, each_result
 from wmtp_jax.model import Params
+from wmtp_jax.processes import whole_on_host
 
 Tasks = Callable[[int, Params], dict[str, float]]
 ROWS = 8  # programs that are written at once
@@ -31,6 +32,7 @@ def make_tasks(
     tokenizer: Tokenizer,
     num_steps: int,
     stopped: Callable[[], bool],
+    peers: Peers = ALONE,
 ) -> Tasks:
     """A function `(step, params) -> metrics`, empty where nothing is due.
 
@@ -39,6 +41,7 @@ def make_tasks(
 
     Args:
       stopped: whether the run is to end.
+      peers: the first of which asks the model; the others give it their pieces.
     """
     asked = InTraining(cfg, parts, tokenizer, cfg.model.max_positions)
     model = Loaded(
@@ -54,7 +57,9 @@ def make_tasks(
     def tasks(number: int, params: Params) -> dict[str, float]:
         if not asked.due(number, num_steps):
             return {}
-        tree = {"trunk": jax.device_get(params["trunk"]), "heads": {}}
+        tree = {"trunk": whole_on_host(params["trunk"], peers), "heads": {}}
+        if not peers.is_first:
+            return {}
         layers = layers_of(tree, cfg.model, model.heads, jnp.asarray)
         now = replace(model, params=layers)
         engine = Engine(now, rows=ROWS, drafter="none", programs=programs)

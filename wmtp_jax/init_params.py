@@ -1,14 +1,17 @@
 """The parameters a run starts from: random, or those of a Hugging Face folder."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from shared.config.fields import Config
-from shared.state.model_source import stored_params
-from wmtp_jax import critic
+from shared.state.model_source import open_params
+from wmtp_jax import critic, layout
 from wmtp_jax.heads import init_heads
 from wmtp_jax.heads import init_params as random_params
 from wmtp_jax.model import Params
+from wmtp_jax.sharding import mesh_of
 
 
 def init_params(cfg: Config) -> Params:
@@ -20,16 +23,18 @@ def init_params(cfg: Config) -> Params:
     return params
 
 
-def load_params(cfg: Config) -> Params:
-    """Parameters of a run before any training.
+def load_params(cfg: Config, mesh: Mesh | None = None) -> Params:
+    """Parameters of a run before any training, on the devices that keep them.
 
     A folder gives the trunk, and, unless `heads.fresh` is set, those of heads k >= 1
     and value head that it has; the rest is random. As one program: op by op it takes
     seconds.
     """
-    stored = stored_params(cfg)
+    mesh = mesh or mesh_of(jax.devices()[:1])
+    stored = open_params(cfg)
     if stored is None:
-        return jax.jit(lambda: init_params(cfg))()
+        make = partial(init_params, cfg)
+        return jax.jit(make, out_shardings=layout.kept_of(mesh, make))()
 
     def rest(trunk: Params) -> Params:
         model_key, value_key = jax.random.split(jax.random.key(cfg.seed))
@@ -42,5 +47,6 @@ def load_params(cfg: Config) -> Params:
             made["value"] = critic.init_value_head(value_key, cfg.model.width)
         return made
 
-    params = jax.tree.map(jnp.asarray, stored)
-    return params | jax.jit(rest)(params["trunk"])
+    params = layout.read_leaves(stored, mesh)
+    lies = layout.kept_of(mesh, lambda: rest(params["trunk"]))
+    return params | jax.jit(rest, out_shardings=lies)(params["trunk"])

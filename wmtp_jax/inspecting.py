@@ -11,7 +11,7 @@ from shared.inspection.tokens import Weighed, weigh_row
 from shared.signals.passes import FrozenModel
 from wmtp_jax import checkpoint
 from wmtp_jax.reference import ANSWERS, load_frozen
-from wmtp_jax.sharding import keep_compiled
+from wmtp_jax.sharding import keep_compiled, mesh_of
 from wmtp_jax.step import make_eval_step
 
 
@@ -36,4 +36,4 @@ def answer(
 
 def one_device() -> Mesh:
     """The first device: one row is not split over several."""
-    return Mesh(jax.devices()[:1], ("data",))
+    return mesh_of(jax.devices()[:1])

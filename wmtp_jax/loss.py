@@ -39,6 +39,7 @@ def run_trunk(
     batch: Batch,
     cfg: Config,
     dropout_key: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> model.Outputs:
     """One pass of the trunk over a batch."""
     return model.forward(
@@ -49,6 +50,7 @@ def run_trunk(
         cfg.model,
         cfg.machine,
         dropout_key=dropout_key,
+        mesh=mesh,
     )
 
 
@@ -84,8 +86,8 @@ def run_heads(
     params: model.Params, batch: Batch, cfg: Config, *, mesh: Mesh | None = None
 ) -> tuple[model.Outputs, jax.Array, jax.Array]:
     """A pass without gradient: `(outputs, nll_BLK, mask_BLK)`, nll 0 off the mask."""
-    outputs = run_trunk(params, batch, cfg)
-    states_KBLD = heads.head_states(params, outputs, cfg)
+    outputs = run_trunk(params, batch, cfg, mesh=mesh)
+    states_KBLD = heads.head_states(params, outputs, cfg, mesh)
     targets_BLK, mask_BLK = targets_of(batch, cfg)
     nll_BLK = unembed.nll_heads(
         states_KBLD, targets_BLK, mask_BLK, *heads.unembeddings(params), mesh=mesh
@@ -106,7 +108,7 @@ def micro_batch_sums(
     `loss_sum` and `value_sum` carry gradients; everything else is for the denominators
     and the log.
     """
-    outputs = run_trunk(params, batch, cfg, dropout_key)
+    outputs = run_trunk(params, batch, cfg, dropout_key, mesh)
     targets_BLK, mask_BLK = targets_of(batch, cfg)
     member_BLS = members_of(batch)
     values, value = None, (jnp.zeros(()), jnp.zeros(()))
@@ -130,7 +132,7 @@ def micro_batch_sums(
     w_BLK = jax.lax.stop_gradient(w_BLK)
     head_weight_K = jnp.asarray(head_weights(cfg), w_BLK.dtype)
     loss_sum, nll_BLK = unembed.weighted_nll_heads(
-        heads.head_states(params, outputs, cfg),
+        heads.head_states(params, outputs, cfg, mesh),
         targets_BLK,
         w_BLK > 0,
         w_BLK * head_weight_K[None, None],

@@ -16,15 +16,17 @@ H width of a head, F inner width of a block.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 
-from shared.config.fields import BLOCKS_FROM, MachineConfig
+from shared.config.machine import BLOCKS_FROM, MachineConfig
 from shared.config.model import ModelConfig
-from wmtp_jax import block_attention
+from wmtp_jax import block_attention, layout
 from wmtp_jax.positions import Positions, find_positions, turn
 
 Params = dict[str, Any]
@@ -55,10 +57,14 @@ class Outputs:
 
 
 class Attention(nn.Module):
-    """Causal self-attention within one document; N / M queries share a key."""
+    """Causal self-attention within one document; N / M queries share a key.
+
+    Devices along `tensor` have some of the heads each, where it divides N and M.
+    """
 
     cfg: ModelConfig
     machine: MachineConfig
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BLD, positions, layer):
@@ -66,8 +72,11 @@ class Attention(nn.Module):
         N, M, H = cfg.num_attention_heads, cfg.kv_heads, cfg.H
         deviation, dtype = cfg.init_deviation, self.machine.dtype
         qkv_BLX = _dense((N + 2 * M) * H, dtype, "qkv", deviation, cfg.qkv_bias)(x_BLD)
+        qkv_BLX = layout.by_rows(qkv_BLX, self.mesh)
         qkv_BLXH = qkv_BLX.reshape(*x_BLD.shape[:2], N + 2 * M, H)
-        q_BLNH, k_BLMH, v_BLMH = jnp.split(qkv_BLXH, (N, N + M), axis=2)
+        q_BLNH, k_BLMH, v_BLMH = map(
+            self._divided, jnp.split(qkv_BLXH, (N, N + M), axis=2)
+        )
         if positions.turn_BL2H is not None:
             q_BLNH = turn(q_BLNH, positions.turn_BL2H)
             k_BLMH = turn(k_BLMH, positions.turn_BL2H)
@@ -85,6 +94,14 @@ class Attention(nn.Module):
         out = _dense(cfg.width, dtype, "out", cfg.branch_deviation, cfg.out_bias)
         return out(mixed_BLX)
 
+    def _divided(self, x_BLNH: jax.Array) -> jax.Array:
+        """Its heads over `tensor`; here and backward nothing else becomes so."""
+        x_BLNH = layout.by_rows(x_BLNH, self.mesh)
+        count = layout.size_of(self.mesh, layout.TENSOR)
+        if self.cfg.num_attention_heads % count or self.cfg.kv_heads % count:
+            return x_BLNH
+        return layout.by_rows(x_BLNH, self.mesh, split=2)
+
 
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then a feed-forward layer of width F."""
@@ -92,16 +109,18 @@ class Block(nn.Module):
     cfg: ModelConfig
     machine: MachineConfig
     dropping: bool = False
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BLD, positions, layer):
         cfg, dtype = self.cfg, self.machine.dtype
         deviation, bias = cfg.init_deviation, cfg.mlp_bias
         drop = nn.Dropout(cfg.dropout, deterministic=not self.dropping)
-        normed_BLD = _norm(cfg, dtype, "norm1")(x_BLD)
-        attention = Attention(cfg, self.machine, name="attention")
-        x_BLD = x_BLD + drop(attention(normed_BLD, positions, layer))
-        normed_BLD = _norm(cfg, dtype, "norm2")(x_BLD)
+        whole = partial(layout.by_rows, mesh=self.mesh)
+        normed_BLD = whole(_norm(cfg, dtype, "norm1")(x_BLD))
+        attention = Attention(cfg, self.machine, self.mesh, name="attention")
+        x_BLD = x_BLD + drop(whole(attention(normed_BLD, positions, layer)))
+        normed_BLD = whole(_norm(cfg, dtype, "norm2")(x_BLD))
         up_BLF = _dense(cfg.F, dtype, "up", deviation, bias)(normed_BLD)
         activate = ACTIVATIONS[cfg.activation]
         if cfg.is_rotary:
@@ -110,7 +129,8 @@ class Block(nn.Module):
         else:
             inner_BLF = activate(up_BLF)
         down = _dense(cfg.width, dtype, "down", cfg.branch_deviation, bias)
-        return x_BLD + drop(down(inner_BLF))
+        inner_BLF = layout.by_rows(inner_BLF, self.mesh, split=2)
+        return whole(x_BLD + drop(whole(down(inner_BLF))))
 
 
 class Trunk(nn.Module):
@@ -119,6 +139,7 @@ class Trunk(nn.Module):
     cfg: ModelConfig
     machine: MachineConfig
     dropping: bool = False
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, tokens_BL, positions_BL, positions):
@@ -126,11 +147,13 @@ class Trunk(nn.Module):
         embed_VD = self.param("embed", normal, (cfg.vocab_size, cfg.width))
         if not cfg.tie_embeddings and self.is_initializing():
             self.param("unembed", normal, (cfg.vocab_size, cfg.width))
+        embed_VD = layout.in_use({"embed": embed_VD}, self.mesh)["embed"]
         x_BLD = embed_VD[tokens_BL]
         if not cfg.is_rotary:
             place_PD = self.param("place", normal, (cfg.max_positions, cfg.width))
+            place_PD = layout.in_use({"place": place_PD}, self.mesh)["place"]
             x_BLD = x_BLD + place_PD[positions_BL]
-        x_BLD = x_BLD.astype(self.machine.dtype)
+        x_BLD = layout.by_rows(x_BLD.astype(self.machine.dtype), self.mesh)
         x_BLD = nn.Dropout(cfg.dropout, deterministic=not self.dropping)(x_BLD)
         blocks = nn.scan(
             _run_layer,
@@ -139,17 +162,30 @@ class Trunk(nn.Module):
             length=cfg.num_layers,
             in_axes=(nn.broadcast, 0),
         )
-        # Inside a scan XLA cannot merge the second computation with the first.
-        remat = self.machine.rematerialise == "layer"
-        kind = nn.remat(Block, prevent_cse=False) if remat else Block
-        block = kind(cfg, self.machine, self.dropping, name="blocks")
+        kind = _layer_kind(self.machine, self.mesh)
+        block = kind(cfg, self.machine, self.dropping, self.mesh, name="blocks")
         layers = jnp.arange(1, cfg.num_layers + 1)
         residual_BLD, _ = blocks(block, x_BLD, positions, layers)
-        return _norm(cfg, self.machine.dtype, "norm")(residual_BLD), residual_BLD
+        hidden_BLD = _norm(cfg, self.machine.dtype, "norm")(residual_BLD)
+        return layout.by_rows(hidden_BLD, self.mesh), residual_BLD
 
 
 def _run_layer(block: Block, x_BLD: jax.Array, positions: Positions, layer: jax.Array):
     return block(x_BLD, positions, layer), None
+
+
+def _layer_kind(machine: MachineConfig, mesh: Mesh | None) -> Any:
+    """The block as a layer runs it: with its matrices gathered, and what it keeps."""
+    kind: Any = Block
+    if layout.shares_matrices(mesh):
+        gather = partial(layout.in_use, mesh=mesh, dtype=machine.dtype)
+        kind = nn.map_variables(Block, "params", trans_in_fn=gather)
+    # Inside a scan XLA cannot merge the second computation with the first.
+    if machine.rematerialise == "layer":
+        return nn.remat(kind, prevent_cse=False)
+    if layout.shares_matrices(mesh):
+        return nn.remat(kind, prevent_cse=False, policy=layout.all_but_gathered)
+    return kind
 
 
 def _dense(features: int, dtype, name: str, deviation: float, bias: bool):
@@ -208,6 +244,7 @@ def forward(
     machine: MachineConfig | None = None,
     *,
     dropout_key: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> Outputs:
     """Runs the trunk; attention is causal and within one document.
 
@@ -216,12 +253,13 @@ def forward(
       document_BL: number of the document of a position, 0 for padding.
       machine: dtype of the computation, kernel of attention, rematerialisation.
       dropout_key: drops with `cfg.dropout` if given; nothing is dropped without.
+      mesh: the devices that share rows and parameters, if there are many.
     """
     machine = machine or MachineConfig()
     masked = _way_to_attend(cfg, machine, tokens_BL.shape[1]) != "blocks"
     positions = find_positions(positions_BL, document_BL, cfg, masked=masked)
     dropping = dropout_key is not None and cfg.dropout > 0
-    module = Trunk(cfg, machine, dropping)
+    module = Trunk(cfg, machine, dropping, mesh)
     hidden_BLD, residual_BLD = module.apply(
         {"params": trunk},
         tokens_BL,
@@ -241,10 +279,11 @@ def block_state(
     cfg: ModelConfig,
     machine: MachineConfig,
     dropout_key: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """One more last block and final norm, with parameters of their own."""
     last = jnp.asarray(cfg.num_layers)
-    run = Block(cfg, machine, dropping=dropout_key is not None).apply
+    run = Block(cfg, machine, dropout_key is not None, mesh).apply
     if machine.rematerialise == "layer":
         run = jax.checkpoint(run)
     rngs = None if dropout_key is None else {"dropout": dropout_key}

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from shared.config.fields import Config, OptimizerConfig
@@ -160,11 +161,13 @@ def with_moments(
       updates: what Adam has counted; a trainer in float16 leaves some steps out (but
         those of a head warm-up, from whose end the trunk's are counted).
     """
+
+    def placed(now: jax.Array, given: Any) -> jax.Array:
+        return jax.device_put(np.asarray(given, now.dtype), now.sharding)
+
     named = {
         key: jax.tree.map(
-            lambda now, given: jnp.asarray(given, now.dtype),
-            optax.tree_utils.tree_get(opt_state, key),
-            moments[name],
+            placed, optax.tree_utils.tree_get(opt_state, key), moments[name]
         )
         for name, key in _moments(cfg).items()
     }

@@ -21,13 +21,15 @@ from shared.data.documents import Split
 from shared.run.finite import read_reference_step
 from shared.run.inputs import reference_batches
 from shared.run.open_run import Run
+from shared.run.peers import ALONE, Peers
 from shared.run.reference_steps import ReferenceSteps, begun_reference
 from shared.signals.columns import COLUMNS
 from shared.signals.passes import FrozenModel
-from shared.state.frozen_models import read_weights
-from wmtp_jax import checkpoint, model, sharding
+from shared.state.frozen_models import open_weights
+from wmtp_jax import checkpoint, layout, model, sharding
 from wmtp_jax.loss import run_heads, run_trunk
 from wmtp_jax.optimizer import make_optimizer
+from wmtp_jax.processes import spread_rows
 from wmtp_jax.state import abstract_state, make_state, tensor_names
 from wmtp_jax.step import make_train_step
 
@@ -39,13 +41,14 @@ def measure_signals(run: Run, mesh: Mesh) -> None:
     folder = run.path / "reference"  # what there is of one that is trained first
     for frozen, passes in run.missing():
         split = run.inputs.splits.get("reference")
-        params = load_frozen(frozen, split, mesh, folder)
+        params = load_frozen(frozen, split, mesh, folder, run.peers)
         made = {n: make(params, frozen.cfg, mesh) for n, make in ANSWERS.items()}
         for wanted in passes:
             answer = made[COLUMNS[wanted.name].answer]
             for batch in wanted:
                 wanted.keep(answer(batch))
-    shutil.rmtree(folder, ignore_errors=True)
+    if run.peers.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_frozen(
@@ -53,20 +56,24 @@ def load_frozen(
     trained_on: Split | None,
     mesh: Mesh,
     kept: Path | None = None,
+    peers: Peers = ALONE,
 ) -> model.Params:
     """Its weights on the devices, from a run, from a folder, or trained here first."""
     if frozen.folder is None:
         assert trained_on is not None, "a reference of no folder is trained first"
-        return train_reference(frozen.cfg, trained_on, mesh, kept)
+        return train_reference(frozen.cfg, trained_on, mesh, kept, peers)
     if frozen.run is not None:
-        tree = checkpoint.read_trunk(frozen.folder, frozen.run, frozen.step)
-    else:
-        tree = read_weights(frozen)
-    return jax.device_put(tree, sharding.replicated(mesh))
+        where = (frozen.run, frozen.step, mesh, peers)
+        return checkpoint.read_trunk(frozen.folder, *where)
+    return layout.read_leaves(open_weights(frozen), mesh)
 
 
 def train_reference(
-    cfg: Config, split: Split, mesh: Mesh, kept: Path | None = None
+    cfg: Config,
+    split: Split,
+    mesh: Mesh,
+    kept: Path | None = None,
+    peers: Peers = ALONE,
 ) -> model.Params:
     """Plain next-token training of the start model on the `reference` split.
 
@@ -78,18 +85,20 @@ def train_reference(
     tx = make_optimizer(cfg, num_steps)
     start, state = 0, None
     if kept is not None:
-        read = partial(checkpoint.restore, kept, abstract_state(cfg, tx))
+        like = abstract_state(cfg, tx)
+        read = partial(checkpoint.restore, kept, like, mesh=mesh, peers=peers)
         start, state = begun_reference(kept, read, train)
-    state = state or make_state(cfg, tx)
-    state = jax.device_put(state, sharding.replicated(mesh))
+    state = state or make_state(cfg, tx, mesh)
     step, _ = make_train_step(cfg, tx, num_steps, mesh)
     tensors = tensor_names(state.params)
-    with ReferenceSteps(cfg, train, start, num_steps) as steps:
+    rows, size = sharding.split_rows(mesh, micro_batches=True), cfg.data.batch_size
+    with ReferenceSteps(cfg, train, start, num_steps, peers) as steps:
         for number, batches in steps:
-            state, metrics = step(state, batches)
+            state, metrics = step(state, spread_rows(batches, rows, size))
             steps.log(read_reference_step(number, metrics, cfg, tensors))  # host sync
             if kept and steps.saves(number):
-                checkpoint.save(kept, number, state, steps.position(), steps.keep)
+                position = steps.position()
+                checkpoint.save(kept, number, state, position, steps.keep, peers)
     return state.params
 
 
@@ -111,7 +120,8 @@ def make_scores(params: model.Params, cfg: Config, mesh: Mesh) -> Answer:
     """
 
     def scores(params: model.Params, batch: Batch) -> jax.Array:
-        hidden_BLD = run_trunk(params, batch, cfg).hidden_BLD.astype(jnp.float32)
+        outputs = run_trunk(params, batch, cfg, mesh=mesh)
+        hidden_BLD = outputs.hidden_BLD.astype(jnp.float32)
         return jnp.einsum("bld,d->bl", hidden_BLD, params["score"])
 
     return partial(sharding.jit_pass(scores, mesh), params)

@@ -43,7 +43,7 @@ def memory_of(step: jax.stages.Compiled) -> dict[str, int] | None:
 
 def peak_memory() -> int:
     """Bytes: what the accelerator held at most, or this process on a CPU."""
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"]
     return report.peak_of_process()

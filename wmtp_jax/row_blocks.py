@@ -3,16 +3,21 @@
 A loop with as many turns as the kept rows need walks over whole blocks; what is left
 is one block of the smallest size that holds it. Only one block of logits is alive.
 
-Axes: R rows (positions of one head, or of several), D width, V vocabulary, N rows of a
-block.
+Devices may share each row, with a part of the vocabulary each (`vocabulary.py`).
+
+Axes: R rows (positions of one head, or of several), D width, V vocabulary (or its part
+here), N rows of a block.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from wmtp_jax import vocabulary
+from wmtp_jax.vocabulary import Shared
 
 LARGEST_BLOCK = 1024  # rows; the more, the fewer passes over the gradient of W
 SMALLEST_BLOCK = 64  # below it products slow down more than rows are saved
@@ -33,6 +38,8 @@ class Rows:
       targets_R: in [0, V).
       factor_R: of the nll in the sum whose gradient is asked for, if one is.
       share_R: of its gradient that W gets; all of it without.
+      shared: by which devices, if not one has all logits of a row. Then gradients of
+        states are of its part, and are to be added up.
     """
 
     states_RD: jax.Array
@@ -40,6 +47,7 @@ class Rows:
     kept_R: jax.Array
     factor_R: jax.Array | None = None
     share_R: jax.Array | None = None
+    shared: Shared | None = field(default=None, metadata={"static": True})
 
     @property
     def wide(self) -> Any:
@@ -194,7 +202,7 @@ def best(
 
     def turn(index_N: jax.Array) -> tuple[Found, None]:
         _, logits_NV = _logits(rows, matrix_VD, index_N)
-        return (jnp.argmax(logits_NV, axis=1),), None
+        return (vocabulary.best(rows.shared, logits_NV),), None
 
     kept_R = jax.lax.dynamic_slice(rows.kept_R, (first,), (size,))
     sizes = block_sizes(size, *matrix_VD.shape)
@@ -219,6 +227,8 @@ def nll_and_gradient(
 ) -> tuple[Found, jax.Array | None]:
     """`((nll_R, d_RD), d_VD)`: the gradient of `sum(factor * nll)`, in three products.
 
+    That of W is in the type in which products are summed.
+
     d / d logits = factor * (softmax - one at the target)
 
     Args:
@@ -241,7 +251,7 @@ def nll_and_gradient(
             total_N1 = scored.total_R1.at[index_N].get(mode="fill", fill_value=1)
         factor_N1 = _at(rows.factor_R, index_N)[:, None]
         target_N1 = _at(rows.targets_R, index_N)[:, None]
-        hit_NV = jnp.arange(matrix_VD.shape[0])[None, :] == target_N1
+        hit_NV = vocabulary.tokens(rows.shared, matrix_VD.shape[0]) == target_N1
         d_NV = share_NV * (factor_N1 / total_N1) - jnp.where(hit_NV, factor_N1, 0)
         d_NV = d_NV.astype(dtype)
         products = {"preferred_element_type": wide}
@@ -260,7 +270,7 @@ def nll_and_gradient(
     rest = () if of_states else found[1:]
     found = found if of_states else found[:1]
     found, d_VD = walk(kept_R, first, sizes, turn, found, nothing)
-    return (*found, *rest), d_VD.astype(unembed_VD.dtype) if of_unembed else None
+    return (*found, *rest), d_VD
 
 
 def _softmax(
@@ -269,13 +279,14 @@ def _softmax(
     """States and nll of a block; its `exp(logit - top)`, and their sums."""
     states_ND, logits_NV = _logits(rows, matrix_VD, index_N)
     target_N1 = _at(rows.targets_R, index_N)[:, None]
-    chosen_N1 = jnp.take_along_axis(logits_NV, target_N1, axis=1)
-    top_N1 = jnp.max(logits_NV, axis=1, keepdims=True)
+    chosen_N1 = vocabulary.chosen(rows.shared, logits_NV, target_N1)
+    top_N1 = vocabulary.largest(rows.shared, logits_NV)
     # Exponentials wait for what else reads the logits, so that they take their place in
     # memory; and XLA's CPU backend must not make one slow loop of them and their sum.
     share_NV = jnp.exp(logits_NV - (top_N1 + 0 * chosen_N1))
     share_NV = jax.lax.optimization_barrier(share_NV)
     total_N1 = jnp.sum(share_NV, axis=1, keepdims=True)
+    total_N1, chosen_N1 = vocabulary.summed(rows.shared, total_N1, chosen_N1)
     # The difference is exact where the nll is small, however far from 0 logits are.
     nll_N1 = jnp.log(total_N1) + (top_N1 - chosen_N1)
     return states_ND, nll_N1[:, 0], share_NV, total_N1
@@ -289,6 +300,7 @@ def _logits(
     logits_NV = jnp.einsum(
         "nd,vd->nv", states_ND, matrix_VD, preferred_element_type=rows.wide
     )
+    logits_NV = vocabulary.without_padding(rows.shared, logits_NV)
     # XLA would else fuse the product into each of its readers, and compute it twice.
     return states_ND, jax.lax.optimization_barrier(logits_NV)
 

@@ -1,23 +1,25 @@
-"""Devices: which holds what, and where the programs compiled for them are kept.
+"""Devices: the mesh of a run, and where the programs compiled for it are kept.
 
-Parameters lie everywhere, rows of a batch are split evenly.
+What of a run lies on which device is `layout.py`'s to say.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from shared.config.fields import Config
 from shared.messages import first_line
 from shared.tracking.flops import peak_flops
+from wmtp_jax import processes
 from wmtp_jax import pytrees as pytrees
+from wmtp_jax.layout import AXES, ROWS, row_parts
 
 log = logging.getLogger("wmtp")
 # Of what a config can name.
@@ -56,10 +58,11 @@ def peak_of(mesh: Mesh, cfg: Config) -> float | None:
 
 
 def make_mesh(cfg: Config) -> Mesh:
-    """One axis, `data`, over all devices of the chosen kind.
+    """All devices of the chosen kind: `data` is what `fsdp` and `tensor` leave.
 
     Raises:
-      ValueError: if there is no such device, or rows cannot be split evenly.
+      ValueError: if there is no such device, they cannot be shared out as asked, or
+        rows cannot be split evenly.
     """
     # On a CPU a call returns when it is computed: one that waits for its turn would
     # hold its memory already, and nothing runs faster for it. Read with the devices.
@@ -73,9 +76,22 @@ def make_mesh(cfg: Config) -> Mesh:
         cfg.machine.require("device", False, seen)
     if cfg.machine.attention == "cudnn":
         _require_cudnn(cfg, devices[0].platform)
-    whole = cfg.data.batch_size % len(devices) == 0
-    cfg.data.require("batch_size", whole, f"a multiple of the {len(devices)} devices")
-    return Mesh(devices, ("data",))
+    shared, count = cfg.machine.fsdp * cfg.machine.tensor, len(devices)
+    of_tensor = f"times machine.tensor = {cfg.machine.tensor}"
+    must = f"a divisor of the {count} devices, {of_tensor}"
+    cfg.machine.require("fsdp", count % shared == 0, must)
+    mesh = mesh_of(devices, fsdp=cfg.machine.fsdp, tensor=cfg.machine.tensor)
+    parts = row_parts(mesh)
+    must = f"a multiple of the {parts} devices that share its rows"
+    cfg.data.require("batch_size", cfg.data.batch_size % parts == 0, must)
+    return mesh
+
+
+def mesh_of(devices: Sequence[Any], *, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """These devices, `fsdp` x `tensor` of them for each part of `data`."""
+    sizes = len(devices) // (fsdp * tensor), fsdp, tensor
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, kinds, devices=devices)
 
 
 @contextmanager
@@ -154,13 +170,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_rows(mesh: Mesh, *, micro_batches: bool) -> NamedSharding:
-    """Rows over `data`: axis 1 of `[A, B, L]`, axis 0 of `[B, L]`."""
+    """Rows over data x fsdp: axis 1 of `[A, B, L]`, axis 0 of `[B, L]`."""
     if micro_batches:
-        return NamedSharding(mesh, PartitionSpec(None, "data"))
-    return NamedSharding(mesh, PartitionSpec("data"))
+        return NamedSharding(mesh, PartitionSpec(None, ROWS))
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def jit_pass(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """A function of parameters and rows `[B, L]`, jitted; its answer is everywhere."""
+    """A function of parameters and rows `[B, L]`, jitted; its answer is everywhere.
+
+    The parameters stay where they are.
+    """
     whole, rows = replicated(mesh), split_rows(mesh, micro_batches=False)
-    return jax.jit(function, in_shardings=(whole, rows), out_shardings=whole)
+    jitted = jax.jit(function, in_shardings=(None, rows), out_shardings=whole)
+    if jax.process_count() == 1:
+        return jitted
+
+    def passed(params: Any, batch: Any) -> Any:
+        return jitted(params, processes.spread(batch, rows))
+
+    return passed

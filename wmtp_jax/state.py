@@ -1,13 +1,16 @@
 """What a training step changes."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from shared.config.fields import Config
+from wmtp_jax import layout
 from wmtp_jax.init_params import init_params, load_params
 from wmtp_jax.model import Params
 
@@ -37,10 +40,18 @@ def learning_of(params: Params, cfg: Config) -> Params:
     return {name: part for name, part in params.items() if name != "trunk"}
 
 
-def make_state(cfg: Config, tx: optax.GradientTransformation) -> TrainState:
-    """Step 0 of a run: its start parameters, and moments that are 0."""
-    params = load_params(cfg)
-    rest = jax.jit(lambda: _without_params(cfg, tx, params))()
+def make_state(
+    cfg: Config, tx: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """Step 0 of a run: its start parameters, and moments that are 0.
+
+    Args:
+      mesh: whose devices keep them; the first device without.
+    """
+    params = load_params(cfg, mesh)
+    make = partial(_without_params, cfg, tx, params)
+    lies = None if mesh is None else layout.kept_of(mesh, make)
+    rest = jax.jit(make, out_shardings=lies)()
     return TrainState(params=params, **rest)
 
 

@@ -20,10 +20,10 @@ from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.data.packing import documents_per_row
 from shared.run.finite import NOT_FINITE
-from wmtp_jax import critic, sharding
+from wmtp_jax import critic, layout, sharding
 from wmtp_jax.loss import micro_batch_sums, run_heads
 from wmtp_jax.optimizer import freeze_trunk, make_schedule
-from wmtp_jax.state import TrainState, learning_of
+from wmtp_jax.state import TrainState, abstract_state, learning_of
 
 
 def gradients(
@@ -156,11 +156,12 @@ def make_train_step(
         return train_step(state, batches, cfg=cfg, tx=tx, schedule=schedule, mesh=mesh)
 
     whole = sharding.replicated(mesh)
+    kept = layout.kept_of(mesh, lambda: abstract_state(cfg, tx))
     rows = sharding.split_rows(mesh, micro_batches=True)
     jitted = jax.jit(
         step,
-        in_shardings=(whole, rows),
-        out_shardings=(whole, whole),
+        in_shardings=(kept, rows),
+        out_shardings=(kept, whole),
         donate_argnames=("state",),
     )
     return jitted, traces

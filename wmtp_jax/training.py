@@ -22,8 +22,10 @@ from shared.huggingface.token_map import read_token_map
 from shared.inspection.in_training import TrainingPage
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
-from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.open_run import Run, config_in_force
+from shared.run.peers import ALONE, Peers
 from shared.run.plan import log_jump, plan_steps
+from shared.run.shared_run import open_shared_run
 from shared.signals.kept import Signals
 from shared.state.checkpoints import (
     Progressed,
@@ -31,10 +33,11 @@ from shared.state.checkpoints import (
     step_to_export,
     steps_in,
 )
-from wmtp_jax import NAME, checkpoint, critic, report
+from wmtp_jax import NAME, checkpoint, critic, layout, report
 from wmtp_jax.export import adopt, export
 from wmtp_jax.in_training import make_tasks
 from wmtp_jax.optimizer import make_optimizer, rate_of
+from wmtp_jax.processes import own_rows, spread, spread_rows, whole_on_host
 from wmtp_jax.reference import measure_signals
 from wmtp_jax.sharding import (
     find_mesh,
@@ -43,6 +46,7 @@ from wmtp_jax.sharding import (
     kind_of,
     peak_of,
     replicated,
+    split_rows,
 )
 from wmtp_jax.state import (
     TrainState,
@@ -51,12 +55,15 @@ from wmtp_jax.state import (
     make_state,
     tensor_names,
 )
-from wmtp_jax.step import compile_step, make_eval_step, make_train_step
+from wmtp_jax.step import abstract_batch, compile_step, make_eval_step, make_train_step
 
 
 @jax_told()
 def train(
-    cfg: Config, resume: str = "", overrides: dict[str, Any] | None = None
+    cfg: Config,
+    resume: str = "",
+    overrides: dict[str, Any] | None = None,
+    peers: Peers = ALONE,
 ) -> dict[str, Any]:
     """One training run, from config to summary: what `summary.json` holds.
 
@@ -65,23 +72,28 @@ def train(
       resume: a run or checkpoint to go on with, or an exported folder of either
         backend.
       overrides: fields given by files and options; with `resume` they must fit.
+      peers: the processes that train together, all of which call this.
 
     Raises:
       ValueError: for anything the user can mend.
+      Stalled: if a peer is gone.
     """
     given = overrides or {}
     cfg = config_in_force(cfg, resume, given, NAME)
     mesh = find_mesh(cfg)
     computed_by = {"device": kind_of(mesh), "jax": jax.__version__}
     parts = read_parts(cfg, writes=True)  # before there is a run's folder
-    with open_run(cfg, resume, NAME, computed_by, given) as run:
+    wanted = (cfg, resume, NAME, computed_by, given)
+    with open_shared_run(*wanted, peers) as run:
         cfg = run.cfg
         keep_compiled(cfg)
         if run.adopted:
-            adopt(run.adopted, run.path, cfg)
+            adopt(run.adopted, run, mesh)
         measure_signals(run, mesh)
         signals = run.signals()
         training, validation = make_batches(cfg, run.inputs.splits, signals)
+        rows = split_rows(mesh, micro_batches=True)
+        training.keep_rows(*own_rows(rows, abstract_batch(cfg).tokens_BL.shape))
         num_steps = plan_steps(run.inputs, given, training)
         tx = make_optimizer(cfg, num_steps)
         plan = cfg.train
@@ -90,8 +102,9 @@ def train(
             return summary
         steps, rate = (start, num_steps), partial(rate_of, cfg.optimizer)
         log_jump(cfg, run.before, training, steps, rate)
-        drop_after(run.path / "checkpoints", start)
-        state = jax.device_put(state, replicated(mesh))
+        if peers.is_first:
+            drop_after(run.path / "checkpoints", start)
+        state = spread(state, layout.kept(mesh, state))
         eval_step = make_eval_step(cfg, mesh)
         train_step, traces = make_train_step(cfg, tx, num_steps, mesh)
         data = (training, validation)
@@ -101,16 +114,17 @@ def train(
         known["asynchronous"] = kind_of(mesh) != "cpu"
         with Loop(run, done, *steps, *data, **known) as loop:
             asked = (cfg, parts, run.inputs.tokenizer, num_steps)
-            tasks = make_tasks(*asked, loop.told_to_stop)
+            tasks = make_tasks(*asked, loop.told_to_stop, peers)
             page = TrainingPage(loop)
             if loop.is_new:
                 results = [eval_step(state.params, b) for b in validation]
                 page.add(0, results)
                 loop.evaluated(0, results, tasks(0, state.params))
-                checkpoint.save(run.path, 0, state, loop.position(), plan)
+                checkpoint.save(run.path, 0, state, loop.position(), plan, peers)
             train_step = compile_step(train_step, state, cfg)
             for number, batches in loop:
-                state, metrics = train_step(state, batches)
+                on_devices = spread_rows(batches, rows, cfg.data.batch_size)
+                state, metrics = train_step(state, on_devices)
                 loop.log(number, metrics, batches)
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
@@ -119,9 +133,9 @@ def train(
                 elif loop.saves(number):
                     loop.probed(number, eval_step(state.params, validation[0]))
                 if loop.saves(number):
-                    checkpoint.save(run.path, number, state, loop.position(), plan)
+                    position = loop.position()
+                    checkpoint.save(run.path, number, state, position, plan, peers)
 
-        machine = report.machine(cfg, train_step) | {"train_step_traces": len(traces)}
         last, exported = int(state.step), None
         if plan.export:
             exported = step_to_export(
@@ -129,15 +143,22 @@ def train(
             )
             if exported != last:
                 del state  # before the best is read: never two models in memory
-                _, state, _ = checkpoint.read_run(run.path, cfg, exported)
-            model = {"params": state.params, "cfg": cfg}
+                _, state, _ = checkpoint.read_run(run.path, cfg, exported, mesh, peers)
+            model = {"params": whole_on_host(state.params, peers), "cfg": cfg}
             model["token_map"] = read_token_map(run.path)
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
-            replace_folder(run.path / "model", write)
-        ends = (last, num_steps, machine, loop.ui_command, exported)
-        summary = run.finish(done, *ends)
-        write_card(run.path)
-        return summary
+
+        def finish() -> dict[str, Any]:
+            machine = report.machine(cfg, train_step)
+            machine["train_step_traces"] = len(traces)
+            if plan.export:
+                replace_folder(run.path / "model", write)
+            ends = (last, num_steps, machine, loop.ui_command, exported)
+            summary = run.finish(done, *ends)
+            write_card(run.path)
+            return summary
+
+        return peers.told("summary", finish)
 
 
 def begin(
@@ -153,20 +174,20 @@ def begin(
     """
     cfg, found = run.cfg, None
     if run.resumed:
-        found = checkpoint.restore(run.path, abstract_state(cfg, tx), run.step)
+        like = abstract_state(cfg, tx)
+        found = checkpoint.restore(run.path, like, run.step, mesh, run.peers)
     if found is not None:
         start, state, position = found
         done = Progressed(**position)
         training.restore(done.data)
         return start, state, done
-    state, done = make_state(cfg, tx), Progressed(training.state())
+    state, done = make_state(cfg, tx, mesh), Progressed(training.state())
     if cfg.algorithm.value_head and cfg.critic.stage1_epochs:
-        known = {name: state.params[name] for name in ("trunk", "value")}
-        known = jax.device_put(known, replicated(mesh))  # once, not at every batch
-        with Stage1(run, signals, devices=mesh.size) as stage1:
-            head = critic.train_value_head(
-                known["value"], known["trunk"], cfg, stage1, mesh
-            )
+        # Once, not at every batch; the value head is small.
+        head = spread(state.params["value"], replicated(mesh))
+        trunk = state.params["trunk"]
+        with Stage1(run, signals, devices=layout.row_parts(mesh)) as stage1:
+            head = critic.train_value_head(head, trunk, cfg, stage1, mesh)
         done.stage1 = stage1.summary()
         state = replace(state, params={**state.params, "value": head})
     return 0, state, done

@@ -3,56 +3,20 @@
 Weights are known before the heads run. So a block's logits are turned into its gradient
 in the same pass and never kept: three matrix products a row. Rows of weight 0 are left
 out before the first product: the others are gathered to the front and walked over block
-by block (`row_blocks.py`). On many devices each walks over its own rows, and the
-gradients of W are summed once.
+by block (`row_blocks.py`), on each device over its own (`head_pass.py`).
 
 Axes: B rows, L positions, K heads, V vocabulary, D width, R = B L rows of a head.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from wmtp_jax import row_blocks
-from wmtp_jax.row_blocks import Rows, Scored
-
-Heads = tuple[jax.Array, jax.Array, jax.Array | None]  # states_KRD, shared_VD, own_KVD
-
-
-@dataclass(frozen=True)
-class Core:
-    """What is found of rows: the arrays it starts from, and how each part is filled.
-
-    Attributes:
-      first: head 0's rows.
-      shared: those of other heads that have its unembedding.
-      own: those of one with an unembedding of its own.
-    """
-
-    start: Callable[..., Any]
-    first: Callable[..., Any]
-    shared: Callable[..., Any]
-    own: Callable[..., Any]
-
-
-NLL = Core(row_blocks.nll_start, *[row_blocks.nll] * 3)
-BEST = Core(row_blocks.best_start, *[row_blocks.best] * 3)
-GRADIENT = Core(row_blocks.gradient_start, *[row_blocks.nll_and_gradient] * 3)
-# Of a trunk that never learns: of each head, only what its own parameters need.
-GRADIENT_OF_HEADS = Core(
-    row_blocks.gradient_start,
-    first=row_blocks.constant_nll,
-    shared=partial(row_blocks.nll_and_gradient, of_unembed=False),
-    own=partial(row_blocks.nll_and_gradient, of_states=False),
-)
-# Where arrays lie: `[K, R, ...]`, `[V, D]`, `[R, ...]`.
-SPLIT, WHOLE = PartitionSpec(None, "data"), PartitionSpec()
-BY_ROW = PartitionSpec("data")
+from wmtp_jax import head_pass, layout, row_blocks
+from wmtp_jax.head_pass import Heads
+from wmtp_jax.row_blocks import Scored
 
 
 def nll_heads(
@@ -81,7 +45,7 @@ def nll_heads(
     given = _without_gradient((states_KBLD, shared_VD, own_KVD))
     heads = (_rows(given[0]), *given[1:])
     rows = tuple(_rows_of_heads(x) for x in (targets_BLK, kept_BLK))
-    (nll_KR,), _, _ = _run(NLL, mesh, heads, rows)
+    (nll_KR,), _, _ = head_pass.run(head_pass.NLL, mesh, heads, rows)
     return _positions(nll_KR, targets_BLK.shape)
 
 
@@ -111,7 +75,8 @@ def best_tokens(
     states, unembed_VD = jax.lax.stop_gradient((states_BLD[None], unembed_VD))
     kept_KR = _rows_of_heads(kept_BL[..., None])
     rows = (jnp.zeros(kept_KR.shape, jnp.int32), kept_KR)  # nobody reads targets
-    (token_KR,), _, _ = _run(BEST, mesh, (_rows(states), unembed_VD, None), rows)
+    heads = (_rows(states), unembed_VD, None)
+    (token_KR,), _, _ = head_pass.run(head_pass.BEST, mesh, heads, rows)
     return token_KR.reshape(kept_BL.shape)
 
 
@@ -131,11 +96,13 @@ def score_rows(
     states, unembed_VD = jax.lax.stop_gradient((states_BLD[None], unembed_VD))
     heads = (_rows(states), unembed_VD, None)
     rows = tuple(_rows_of_heads(x[..., None]) for x in (targets_BL, kept_BL))
-    devices = 1 if mesh is None else mesh.size
-    if not row_blocks.fits_one_block(kept_BL.size // devices, *unembed_VD.shape):
-        (nll_KR,), _, _ = _run(NLL, mesh, heads, rows)
+    V, D = unembed_VD.shape
+    parts = 1 if mesh is None else layout.row_parts(mesh)
+    share = 1 if mesh is None else mesh.shape[layout.TENSOR]
+    if not row_blocks.fits_one_block(kept_BL.size // parts, -(-V // share), D):
+        (nll_KR,), _, _ = head_pass.run(head_pass.NLL, mesh, heads, rows)
         return nll_KR.reshape(kept_BL.shape), None
-    scored = _run_scored(mesh, heads, rows)
+    scored = head_pass.run_scored(mesh, heads, rows)
     return scored.nll_R.reshape(kept_BL.shape), scored
 
 
@@ -181,18 +148,20 @@ def _weighted(
 ) -> tuple[jax.Array, jax.Array]:
     del scored  # not worth a second form for a sum without a gradient
     targets_KR, kept_KR, factor_KR, *_ = rows
-    (nll_KR,), _, _ = _run(NLL, how[1], heads, (targets_KR, kept_KR))
+    (nll_KR,), _, _ = head_pass.run(head_pass.NLL, how[1], heads, (targets_KR, kept_KR))
     return _sum(kept_KR, factor_KR, nll_KR), nll_KR
 
 
 def _forward(how, heads, rows, scored):
     heads_only, mesh = how
-    core = GRADIENT_OF_HEADS if heads_only else GRADIENT
-    found, d_shared, d_own = _run(core, mesh, heads, rows, scored)
+    core = head_pass.GRADIENT_OF_HEADS if heads_only else head_pass.GRADIENT
+    found, d_shared, d_own = head_pass.run(core, mesh, heads, rows, scored)
     nll_KR, d_states = found
     _, kept_KR, factor_KR, *_ = rows
     total = _sum(kept_KR, factor_KR, nll_KR)
-    return (total, nll_KR), (d_states, d_shared, d_own)
+    types = [None if x is None else x.dtype for x in heads]
+    pairs = zip((d_states, d_shared, d_own), types, strict=True)
+    return (total, nll_KR), tuple(None if x is None else x.astype(t) for x, t in pairs)
 
 
 def _backward(how, gradients, cotangents):
@@ -207,80 +176,6 @@ def _sum(kept_KR: jax.Array, factor_KR: jax.Array, nll_KR: jax.Array) -> jax.Arr
 
 
 _weighted.defvjp(_forward, _backward)
-
-
-# All heads, on all devices.
-
-
-def _run(
-    core: Core,
-    mesh: Mesh | None,
-    heads: Heads,
-    rows: tuple[jax.Array, ...],
-    scored: Scored | None = None,
-) -> tuple[tuple[jax.Array, ...], Any, Any]:
-    """`core` of every head: arrays of rows `[K, R, ...]`, and sums for each W."""
-
-    def here(heads, rows, scored):
-        found, *sums = _of_heads(core, heads, rows, scored)
-        one = mesh is None or mesh.size == 1
-        return found, *(sums if one else jax.lax.psum(sums, mesh.axis_names))
-
-    return _on_devices(here, mesh, (SPLIT, WHOLE, WHOLE), heads, rows, scored)
-
-
-def _run_scored(mesh: Mesh | None, heads: Heads, rows: tuple[jax.Array, ...]) -> Scored:
-    """nll and softmax of one head; on many devices each keeps those of its rows."""
-
-    def here(heads, rows):
-        states_KRD, unembed_VD, _ = heads
-        return row_blocks.scored_nll(unembed_VD, _flat(states_KRD, rows))
-
-    return _on_devices(here, mesh, BY_ROW, heads, rows)
-
-
-def _on_devices(here: Any, mesh: Mesh | None, out: Any, *given: Any) -> Any:
-    """`here` of heads, rows and what was kept of them, on each device for its rows."""
-    if mesh is None or mesh.size == 1:
-        return here(*given)
-    specs = ((SPLIT, WHOLE, WHOLE), SPLIT, BY_ROW)[: len(given)]
-    return jax.shard_map(
-        here, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
-    )(*given)
-
-
-def _of_heads(
-    core: Core,
-    heads: Heads,
-    rows: tuple[jax.Array, ...],
-    scored: Scored | None,
-) -> tuple[tuple[jax.Array, ...], Any, Any]:
-    """Heads that share an unembedding are one set of rows; others run one by one."""
-    states_KRD, shared_VD, own_KVD = heads
-    K, R, _ = states_KRD.shape
-    flat = _flat(states_KRD, rows)
-    found, of_own = core.start(flat), None
-    alike = core.first is core.shared and scored is None and own_KVD is None
-    kept = () if scored is None else (scored,)
-    first = K * R if alike else R
-    found, of_shared = core.first(shared_VD, flat, found, 0, first, *kept)
-    if own_KVD is not None:
-
-        def one(found, head):
-            own_VD, first = head
-            return core.own(own_VD, flat, found, first, R)
-
-        found, of_own = jax.lax.scan(one, found, (own_KVD, R * jnp.arange(1, K)))
-    elif not alike and K > 1:
-        found, more = core.shared(shared_VD, flat, found, R, (K - 1) * R)
-        of_shared = more if of_shared is None else of_shared + more
-    return tuple(x.reshape(K, R, *x.shape[1:]) for x in found), of_shared, of_own
-
-
-def _flat(states_KRD: jax.Array, rows: tuple[jax.Array, ...]) -> Rows:
-    """Rows of `[K, R]`, head after head."""
-    K, R, D = states_KRD.shape
-    return Rows(states_KRD.reshape(K * R, D), *(x.reshape(K * R) for x in rows))
 
 
 def _rows(states_KBLD: jax.Array) -> jax.Array:

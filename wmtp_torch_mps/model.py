@@ -19,7 +19,8 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.config.fields import BLOCKS_FROM, Config
+from shared.config.fields import Config
+from shared.config.machine import BLOCKS_FROM
 from shared.huggingface.config_json import make_hf_config
 from shared.huggingface.names import HEADS, MODEL, VALUE, file_of
 from shared.huggingface.tree import ByName, Params, to_tensors

@@ -30,6 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     with exit_code(arguments) as outcome:
         asked = asked_of(arguments, NAME)
+        if asked.distributed[0] not in ("auto", "off"):
+            raise ValueError(
+                f"--distributed must be off in {NAME}, which trains in one process, "
+                f"got {asked.distributed[0]!r} (wmtp_jax trains in several)"
+            )
         if asked.dry_run:
             from wmtp_torch_mps.dry_run import dry_run
 

@@ -19,8 +19,10 @@ from shared.huggingface.token_map import read_token_map
 from shared.inspection.in_training import TrainingPage
 from shared.run.inputs import make_batches
 from shared.run.loop import Loop
-from shared.run.open_run import Run, config_in_force, open_run
+from shared.run.open_run import Run, config_in_force
+from shared.run.peers import ALONE
 from shared.run.plan import log_jump, plan_steps
+from shared.run.shared_run import open_shared_run
 from shared.signals.kept import Signals
 from shared.state.checkpoints import (
     Progressed,
@@ -60,7 +62,8 @@ def train(
     device = find_device(cfg)
     computed_by = {"device": device.type, "torch": torch.__version__}
     parts = read_parts(cfg, writes=False)  # before there is a run's folder
-    with open_run(cfg, resume, NAME, computed_by, given) as run:
+    wanted = (cfg, resume, NAME, computed_by, given)
+    with open_shared_run(*wanted, ALONE) as run:
         cfg, tokenizer = run.cfg, run.inputs.tokenizer
         if run.adopted:
             adopt(run.adopted, run.path, cfg, device)

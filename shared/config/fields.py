@@ -15,6 +15,7 @@ from tyro.conf import arg
 from shared import algorithms
 from shared.algorithms import ALGORITHMS, Algorithm, Rule
 from shared.config.heads import DecodingConfig, HeadsConfig
+from shared.config.machine import MachineConfig
 from shared.config.model import ModelConfig
 from shared.config.ranges import Checked
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:  # choices that a table decides are strings to a type checker
     Algo: TypeAlias = str
 else:
     Algo = Literal[*ALGORITHMS]
-# Positions of a row from which attention in blocks pays: benchmarks/README.md.
-BLOCKS_FROM = 512
-Device = Literal["auto", "cpu", "gpu", "mps"]
-Remat = Literal["none", "layer"]
 TrackerName = Literal["mlflow", "jsonl", "none"]
 
 
@@ -189,39 +186,11 @@ class TrainConfig(Checked):
     """steps between them, a multiple of eval_every; 0: at every evaluation"""
     evaluate_seconds: Annotated[float, "> 0"] = 60.0
     """that one may take from its first answer, > 0; then fewer problems are asked"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineConfig(Checked):
-    """What it runs on."""
-
-    device: Annotated[Device, arg(aliases=["--device"])] = "auto"
-    """`auto` takes the GPU (JAX) or the Mac's mps (torch) where there is one"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """of matrix products (float16: torch alone); all that is kept stays float32"""
-    first_moment: Literal["float32", "bfloat16"] = "float32"
-    """JAX: what the optimizer keeps its first moment in; half the memory, rounded"""
-    attention: Literal["auto", "xla", "cudnn", "eager", "sdpa", "blocks"] = "auto"
-    """`auto`: `blocks`, whose memory grows with L and not L squared, from BLOCKS_FROM
-    positions on; below JAX: XLA, torch: sdpa, but eager on a CPU in bfloat16; JAX on a
-    GPU in bfloat16: cuDNN's kernel"""
-    rematerialise: Remat = "none"
-    """`layer`: compute each layer again in the backward pass: less memory, more time"""
-    compilation_cache: bool = True
-    """keep compiled programs in output_dir/compiled for the next start"""
-    deterministic: bool = False
-    """GPU: only operations that give equal bits every time (slower)"""
-    self_test: Annotated[bool, arg(aliases=["--self-test"])] = True
-    """mps: first hold one batch's loss and gradients against the CPU's"""
-    empty_cache_every: Annotated[int, ">= 0"] = 50
-    """mps: steps between giving cached memory back; 0 never does"""
-
-    def require_usable(self, usable: dict[str, tuple[str, ...]], backend: str) -> None:
-        """Refuses the first field that a backend cannot do."""
-        for name, values in usable.items():
-            known = " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
-            holds = getattr(self, name) in values
-            self.require(name, holds, f"{known} in {backend}")
+    watchdog: Annotated[float, ">= 0"] = 30.0
+    """a step, evaluation or save of so many times the median ends the run with exit
+    code 75; 0: none does"""
+    watchdog_seconds: Annotated[float, "> 0"] = 300.0
+    """but none of fewer seconds, > 0; a process unheard of for so long, at most 60"""
 
 
 @dataclass(frozen=True, kw_only=True)

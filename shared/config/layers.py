@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 
 from shared.config import original_names
-from shared.config.fields import Algo, Config, Remat
+from shared.config.fields import Algo, Config
+from shared.config.machine import Remat
 from shared.config.ranges import field_types
 
 PRESETS = files("shared.config") / "presets"

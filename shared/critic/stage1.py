@@ -63,7 +63,8 @@ class Stage1:
     """
 
     def __init__(self, run: Run, signals: Signals, *, devices: int = 1) -> None:
-        self.cfg, self.folder = run.cfg, run.path / "stage1"
+        own = "" if run.peers.is_first else f"-{run.peers.index}"
+        self.cfg, self.folder = run.cfg, run.path / f"stage1{own}"
         cfg, splits = run.cfg, run.inputs.splits
         self.rows_of_update = -(-ROWS // devices) * devices
         most = cfg.critic.stage1_disk_mib * 2**20 // (4 * cfg.model.width)

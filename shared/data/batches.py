@@ -165,6 +165,8 @@ class TrainBatches:
         self._lengths = [len(document.tokens) for document in self.split.documents]
         self._epoch = self._step = 0
         self._rows = self.epoch_rows(0)
+        self._own = slice(0, self.batch_size)
+        self._last: list[list[int]] = []
 
     def epoch_rows(self, epoch: int) -> list[list[int]]:
         """Document indices of the rows of an epoch."""
@@ -203,21 +205,44 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         return self
 
+    def keep_rows(self, start: int, stop: int) -> None:
+        """Leaves the other rows of every micro-batch to other processes."""
+        self._own = slice(start, stop)
+
+    def outline(self) -> Batch:
+        """All rows of the step that came last, without signals and noise."""
+        shape = (self.accumulation, self.batch_size, self.max_length)
+        return self._batch(self._last, shape, {}, None)
+
     def __next__(self) -> Batch:
         start = self._step * self._rows_per_step
-        batch = make_batch(
-            self._rows[start : start + self._rows_per_step],
-            self.split,
-            self.columns,
-            shape=(self.accumulation, self.batch_size, self.max_length),
-            num_documents=self.num_documents,
-            seed=self.seed,
-        )
+        self._last = self._rows[start : start + self._rows_per_step]
+        whole = self._last + [[]] * (self._rows_per_step - len(self._last))
+        size, own = self.batch_size, range(self.batch_size)[self._own]
+        rows = [whole[a * size + b] for a in range(self.accumulation) for b in own]
+        shape = (self.accumulation, len(own), self.max_length)
+        batch = self._batch(rows, shape, self.columns, self.seed)
         self._step += 1
         if self._step == self.steps_per_epoch(self._epoch):
             self._epoch, self._step = self._epoch + 1, 0
             self._rows = self.epoch_rows(self._epoch)
         return batch
+
+    def _batch(
+        self,
+        rows: list[list[int]],
+        shape: tuple[int, ...],
+        columns: Columns,
+        seed: int | None,
+    ) -> Batch:
+        return make_batch(
+            rows,
+            self.split,
+            columns,
+            shape=shape,
+            num_documents=self.num_documents,
+            seed=seed,
+        )
 
 
 def eval_batches(

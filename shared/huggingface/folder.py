@@ -23,6 +23,7 @@ from shared.files import file_digest, new_folder, write_text
 from shared.huggingface.config_json import make_hf_config, read_hf_config
 from shared.huggingface.generation import FILE as GENERATION
 from shared.huggingface.generation import SPECIAL, make_generation
+from shared.huggingface.leaves import Tree, open_tree
 from shared.huggingface.names import (
     BUFFERS,
     HEADS,
@@ -86,9 +87,31 @@ def read_model(folder: Path, cfg: ModelConfig, *, extras: bool = True) -> Params
     """
     tensors, heads, parts = _open(folder, cfg, "causal")
     if not extras:
-        base = {name: x for name, x in tensors.data.items() if file_of(name) == MODEL}
-        tensors, heads, parts = StoredTensors(base), HeadsConfig(count=1), ()
+        tensors, heads, parts = _of_base(tensors), HeadsConfig(count=1), ()
     return from_tensors(tensors, cfg, heads, parts=parts, source=str(folder))
+
+
+def open_model_tree(
+    folder: Path, cfg: ModelConfig, *, kind: str = "causal", extras: bool = True
+) -> Tree:
+    """As `read_model` or, of kind `reward`, `read_reward_model`: but nothing is read.
+
+    Returns:
+      The tree, with a `Leaf` in place of every array.
+
+    Raises:
+      ValueError: as there.
+    """
+    tensors, heads, parts = _open(folder, cfg, kind)
+    if not extras and kind == "causal":
+        tensors, heads, parts = _of_base(tensors), HeadsConfig(count=1), ()
+    return open_tree(tensors, cfg, heads, parts=parts, source=str(folder))
+
+
+def _of_base(tensors: StoredTensors) -> StoredTensors:
+    """Without heads k >= 1 and value head."""
+    base = {name: x for name, x in tensors.data.items() if file_of(name) == MODEL}
+    return StoredTensors(base)
 
 
 def read_reward_model(folder: Path, cfg: ModelConfig) -> Params:

@@ -59,9 +59,19 @@ class StoredTensors(UserDict[str, Any]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         with _opened(self.data[name].file) as file:
-            x = file.get_tensor(self.data[name].name)
-        with np.errstate(over="ignore"):  # F64 beyond float32 becomes inf
-            return x.astype(np.float32, copy=False)
+            return _float32(file.get_tensor(self.data[name].name))
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, of which no more is read; slices without steps."""
+        if not index:
+            return self[name]
+        with _opened(self.data[name].file) as file:
+            return _float32(file.get_slice(self.data[name].name)[index])
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # F64 beyond float32 becomes inf
+        return x.astype(np.float32, copy=False)
 
 
 def open_model(folder: Path) -> dict[str, Stored]:

@@ -47,7 +47,7 @@ class TrainingPage:
 
     @may_fail
     def __init__(self, loop: Loop) -> None:
-        self.on = loop.cfg.train.inspect > 0
+        self.on = loop.cfg.train.inspect > 0 and loop.peers.is_first
         if not self.on:
             return
         self._loop, inputs = loop, loop.run.inputs

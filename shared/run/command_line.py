@@ -37,6 +37,7 @@ from shared.huggingface.hub import model_folder
 WHOLE = re.compile(r"[-+]?[0-9]{1,400}")
 TRUTH = {"true": True, "false": False}
 HELP = ("--help", "-h")
+BARE = {"distributed": ("required",)}  # what an option means without a value
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Invocation:
     resume: str
     overrides: dict[str, Any]
     """dotted path -> value of what --config, --recipe and single options give"""
+    distributed: tuple[str, int, int] = ("auto", 0, -1)
+    """how the processes that train together are found, how many, which one"""
     unused: tuple[str, ...] = ()
     """names of the original system in the files that mean nothing here"""
 
@@ -62,6 +65,13 @@ class _Asked:
     """check everything, print the config and the sizes, write nothing"""
     resume: str = ""
     """RUN or CHECKPOINT to go on with"""
+    distributed: str = "auto"
+    """JAX: `auto` finds the processes that train together in the environment, `off`,
+    `required` (so without a value), or HOST:PORT of the first of them"""
+    processes: int = 0
+    """how many, with --distributed HOST:PORT"""
+    process: int = -1
+    """which of them this is, from 0, with --distributed HOST:PORT"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +162,7 @@ def _value(path: str, words: list[str]) -> Any:
         return checked(leaf.type, words, name)
     if leaf.type is bool and not words:
         return True
+    words = words or list(BARE.get(path, ()))
     if not words:
         raise ValueError(f"{name} needs a value: {required(leaf.type)}")
     if len(words) > 1:
@@ -270,6 +281,7 @@ def parse(argv: list[str], prog: str) -> Invocation:
         config=cfg,
         dry_run=asked.dry_run,
         resume=os.path.expanduser(asked.resume),
+        distributed=(asked.distributed, asked.processes, asked.process),
         overrides=overrides,
         unused=tuple(filter(is_unused, originals)),
     )

@@ -85,6 +85,7 @@ EFFECTS = (
             "max_length batch_size layout loss_on",
             optimizer="name lr schedule warmup_steps weight_decay beta1 clip_norm",
             train="epochs max_steps accumulation eval_every save_every "
+            "watchdog watchdog_seconds "
             "keep_checkpoints export patience min_delta inspect evaluate",
             machine="device dtype attention rematerialise",
             tracking="to",
@@ -253,7 +254,7 @@ EFFECTS = (
     Effect(
         "the JAX trainer",
         lambda cfg, backend: backend == "wmtp_jax",
-        _of(machine="compilation_cache"),
+        _of(machine="compilation_cache fsdp tensor"),
     ),
     Effect(
         "the JAX trainer on a GPU",

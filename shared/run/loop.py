@@ -18,11 +18,12 @@ asynchronous), so that the device never waits for the host.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.freed_memory import give_freed_memory_back, keep_freed_memory
@@ -80,13 +81,16 @@ class Loop:
         self.train, self.validation = train, validation
         self.asynchronous, self.peak_flops = asynchronous, peak_flops
         self.tensors = tensors
-        if run.resumed:
+        self.peers, self.watchdog = run.peers, run.watchdog
+        if run.resumed and self.peers.is_first:
             run.keep_changes()
         # A run killed before its first checkpoint starts again, without any row.
         resume_step = (-1 if self.is_new else start) if run.resumed else None
-        self.tracker = open_trackers(run.cfg, run.path, resume_step=resume_step)
+        told = run.cfg if self.peers.is_first else _untracked(run.cfg)
+        self.tracker = open_trackers(told, run.path, resume_step=resume_step)
         self.progress = Progress(num_steps, run.cfg.algo, start=start)
-        self.stopping = False  # by a signal, after the step under way
+        self.stopping = 0  # number of a signal; after the step under way
+        self._vote: Callable[[], int] = lambda: 0
         if run.resumed and not self.is_new:
             log.info("going on from the checkpoint of step %d", start)
         elif self.is_new:
@@ -103,27 +107,36 @@ class Loop:
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self.stopping |= self.told_to_stop()  # in the last save
+        if raised[0] is None:
+            self.stopping = self.stopping or self._agreed()  # in the last save
         ended = "KILLED" if self.stopping else "FINISHED"
         with ExitStack() as after:
             after.callback(self.tracker.close, "FAILED" if raised[0] else ended)
             self._opened.__exit__(*raised)
         if self.stopping and raised[0] is None:
             last, path = self._last_step, self.run.path
-            log.warning("stopped at step %d; go on: --resume %s", last, path)
-            raise Stopped(self._stop.told)
+            if self.peers.is_first:
+                log.warning("stopped at step %d; go on: --resume %s", last, path)
+            self.peers.wait("stopped")
+            self.watchdog.over()
+            raise Stopped(self.stopping)
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         self._clock = time.perf_counter()
         self._last_step, self._is_saved = self.start, True
         for number in range(self.start + 1, self.num_steps + 1):
             # Told before the first step, as in its compilation, or inside a save.
-            self.stopping |= self._is_saved and self.told_to_stop()
+            if self._is_saved:
+                self.stopping = self.stopping or self._agreed()
             if self.stopping or self._is_enough:
                 break
             self._last_step, self._is_saved = number, False
             keep_freed_memory()
-            yield number, next(self.train)
+            self.watchdog.now("data", number)
+            batches = next(self.train)
+            self.watchdog.now("step", number)
+            yield number, batches
+        self.watchdog.now("end", self._last_step)
 
     @property
     def ui_command(self) -> str:
@@ -143,12 +156,20 @@ class Loop:
         """Takes the metrics of the step just dispatched; reads those of the last."""
         self._wait()
         self._write({})
+        if self.peers.count > 1:  # this process has some of the rows
+            batches = self.train.outline()
         self._pending = (number, metrics, batches)
         if not self.asynchronous:
             self._wait()
-        self.stopping = self.told_to_stop()  # read once: it may be set at any moment
+        # Where steps are asynchronous the others' answer is that to the step before:
+        # nobody waits for it.
+        before, self._vote = self._vote, self.peers.ask(self._stop.told)
+        waits = not self.asynchronous or self.peers.count == 1
+        self.stopping = self._vote() if waits else before()
         if self.evaluates(number) or self.saves(number):
             self._wait()
+            doing = "evaluation" if self.evaluates(number) else "checkpoint"
+            self.watchdog.now(doing, number)
 
     def evaluates(self, number: int) -> bool:
         """Whether the model is evaluated after this step."""
@@ -163,7 +184,7 @@ class Loop:
         ends = self._is_enough and self.evaluates(number)
         done = self.done
         best = best_kept(done.best_nll, done.best_step, self.cfg.train) == number
-        return due or self.stopping or ends or best
+        return bool(due or self.stopping or ends or best)
 
     def evaluated(
         self,
@@ -199,7 +220,9 @@ class Loop:
             done.first_eval = metrics
             self.tracker.log(metrics, number)
         self._write(metrics)
-        self.stopping |= number > self.start and self.told_to_stop()
+        if number > self.start:
+            self.stopping = self.stopping or self._agreed()
+        self.watchdog.now("checkpoint", number)
 
     def probed(self, number: int, result: dict[str, Any]) -> None:
         """Takes what `eval_step` gave for one batch of a step that is only saved.
@@ -221,6 +244,10 @@ class Loop:
         give_freed_memory_back()
         self.done.data, self._is_saved = self.train.state(), True
         return asdict(self.done)
+
+    def _agreed(self) -> int:
+        """The signal by which any process was told to stop: all end together."""
+        return self.peers.ask(self._stop.told)()
 
     @property
     def _is_enough(self) -> bool:
@@ -253,3 +280,8 @@ class Loop:
         self._pending = self._read = None
         if extra:  # an evaluation is no part of the next step's time
             self._clock = time.perf_counter()
+
+
+def _untracked(cfg: Config) -> Config:
+    """Of a process beside the first, which alone tells of metrics."""
+    return replace(cfg, tracking=replace(cfg.tracking, to="none"))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from shared.messages import one_line, os_error_line
 from shared.run.command_line import Invocation, parse
+from shared.run.peers import Stalled
 from shared.run.stops import at_once, code_of
 from shared.tracking import console
 
@@ -26,9 +27,14 @@ NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
 
 @dataclass
 class Outcome:
-    """How a command ended: 0, 1 for a failure, 2 for bad input, 128 + n by signal n."""
+    """How a command ended, and the line that says why.
+
+    0, 1 for a failure, 2 for bad input, 128 + n by signal n, 75 (`peers.STALLED`) for a
+    peer that is gone: the same command goes on then.
+    """
 
     code: int = 0
+    line: str = ""
 
 
 @contextmanager
@@ -49,11 +55,15 @@ def exit_code(arguments: list[str]) -> Iterator[Outcome]:
         if isinstance(error, OSError) and error.errno in NAMES:
             failed = False
         line = os_error_line(error) if isinstance(error, OSError) else str(error)
-        console.say(f"error: {one_line(line)}", sys.stderr)
-        outcome.code = 1 if failed else 2
+        line = one_line(line)
+        console.say(f"error: {line}", sys.stderr)
+        outcome.code, outcome.line = 1 if failed else 2, line
     except KeyboardInterrupt as error:
         console.say("stopped", sys.stderr)
-        outcome.code = code_of(error)
+        outcome.code, outcome.line = code_of(error), "stopped"
+    except Stalled as error:
+        console.say(f"error: {error}", sys.stderr)
+        outcome.code, outcome.line = error.code, str(error)
     finally:
         console.close_logging()
         console.flush()

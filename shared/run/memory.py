@@ -17,7 +17,8 @@ Axes: B rows, L positions, D width, F inner width, N attention heads, V vocabula
 from dataclasses import dataclass
 from math import prod
 
-from shared.config.fields import BLOCKS_FROM, Config
+from shared.config.fields import Config
+from shared.config.machine import BLOCKS_FROM
 from shared.head_types import HEAD_TYPES
 from shared.huggingface.names import TRUNK, pieces_of
 from shared.state.header import moment_names

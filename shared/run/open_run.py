@@ -24,7 +24,9 @@ from shared.json_text import read_object
 from shared.messages import os_error_line
 from shared.run.effects import log_without_effect, require_effect
 from shared.run.inputs import Inputs, read_inputs
+from shared.run.peers import ALONE, Peers
 from shared.run.report import finish, log_inputs, log_signals, summarize
+from shared.run.watchdog import Watchdog
 from shared.signals.columns import needed
 from shared.signals.kept import Signals, keep_signals, read_signals
 from shared.signals.measure import collect, passes_of
@@ -58,6 +60,8 @@ class Run:
       started: by `time.perf_counter`.
       seconds_before_steps: what came before the loop of a new run: its signals, its
         reference, its value head.
+      peers: the processes that train it, seen from this one.
+      watchdog: of this process.
     """
 
     path: Path
@@ -68,6 +72,8 @@ class Run:
     before: Config | None = None
     started: float = field(default_factory=time.perf_counter)
     seconds_before_steps: float | None = None
+    peers: Peers = ALONE
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog(factor=0, least=1))
     _passes: list[Pass] = field(default_factory=list)
     _kept: Signals | None = None
 
@@ -75,8 +81,15 @@ class Run:
     def cfg(self) -> Config:
         return self.inputs.cfg
 
-    def find_signals(self, computed_by: dict[str, str]) -> None:
-        """Reads the signals that the run has kept, or what caches hold of them."""
+    def find_signals(
+        self, computed_by: dict[str, str], missing: list[str] | None = None
+    ) -> None:
+        """Reads the signals that the run has kept, or what caches hold of them.
+
+        Args:
+          missing: titles of the passes that the first process misses, in another one:
+            it measures them too, and writes nothing.
+        """
         cfg, scored = self.cfg, self.inputs.scored
         folder = self.path / "signals"
         if needed(cfg):
@@ -84,7 +97,14 @@ class Run:
         if self._kept is None:
             self._passes = passes_of(cfg, self.inputs.models, computed_by)
             for wanted in self._passes:
+                wanted.writes = missing is None
                 wanted.read()
+                if missing is not None:
+                    wanted.follow(wanted.title in missing)
+
+    def missing_titles(self) -> list[str]:
+        """What `find_signals` of the other processes has to know."""
+        return [x.title for _, passes in self.missing() for x in passes]
 
     def missing(self) -> list[tuple[FrozenModel, list[Pass]]]:
         """The passes that no cache holds, by the model that is asked."""
@@ -99,7 +119,7 @@ class Run:
         """Its signals, from now on kept in its folder; nothing may be `missing`."""
         if self._kept is None:
             self._kept = collect(self.cfg, self._passes, self.inputs.scored)
-            if self._kept.columns:
+            if self._kept.columns and self.peers.is_first:
                 keep_signals(self.path / "signals", self._kept, self.inputs.scored)
         log_signals(self._kept)
         return self._kept
@@ -167,7 +187,7 @@ def config_in_force(
     """
     if not resume:
         return cfg
-    if _is_export(Path(resume), backend):
+    if is_export(Path(resume), backend):
         header, _ = read_header(Path(resume))
         changed = run_folder.changed_config(
             header.config, overrides, resume, free=("machine.",)
@@ -220,10 +240,10 @@ def open_run(
 
         path, named, _ = run_folder.create(inputs.cfg, keep_digests)
         run = Run(path=path, inputs=replace(inputs, cfg=named))
-    elif _is_export(Path(resume), backend):
+    elif is_export(Path(resume), backend):
         run = _adopt(cfg, Path(resume), backend)
     else:
-        run = _find(cfg, resume, backend)
+        run = find_run(cfg, resume, backend)
     held = run_folder.lock(run.path)
     try:
         if steps_in(run.path / "checkpoints"):
@@ -257,7 +277,7 @@ def look(cfg: Config, resume: str, backend: str) -> Inputs:
 
     Args: as of `open_run`.
     """
-    if resume and _is_export(Path(resume), backend):
+    if resume and is_export(Path(resume), backend):
         read_state(Path(resume))
         with tempfile.TemporaryDirectory() as folder:
             there = replace(cfg, output_dir=folder)
@@ -269,7 +289,7 @@ def look(cfg: Config, resume: str, backend: str) -> Inputs:
     return read_inputs(cfg, backend, path)
 
 
-def _find(cfg: Config, resume: str, backend: str) -> Run:
+def find_run(cfg: Config, resume: str, backend: str) -> Run:
     """The run that goes on, its inputs held against those that it was started with."""
     path, step = Path(cfg.output_dir) / cfg.run_name, run_folder.named_step(resume)
     adopted = run_folder.origin_of(path)
@@ -322,7 +342,7 @@ def _kept(path: Path, steps: list[int]) -> str:
     return f"the checkpoint of step {steps[-1]} is kept; go on: --resume {path}"
 
 
-def _is_export(path: Path, backend: str) -> bool:
+def is_export(path: Path, backend: str) -> bool:
     """Whether a new run has to be made of it; not so a checkpoint of a run of ours."""
     run = path.absolute().parent.parent
     own = run_folder.recorded_inputs(run).get("backend") == backend

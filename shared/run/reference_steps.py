@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from shared.config.fields import Config
 from shared.data.batches import Batch, TrainBatches
+from shared.run.peers import ALONE, Peers
 from shared.run.stops import Stopped, polite
 from shared.state.checkpoints import Progressed, clear_unfinished
 from shared.tracking.console import Progress
@@ -60,14 +61,21 @@ class ReferenceSteps:
       train: its batches.
       start: steps made so far.
       num_steps: of all.
+      peers: the processes that train it.
 
     Raises:
       Stopped: if a signal has come; what there is has been saved by then.
     """
 
     def __init__(
-        self, cfg: Config, train: TrainBatches, start: int, num_steps: int
+        self,
+        cfg: Config,
+        train: TrainBatches,
+        start: int,
+        num_steps: int,
+        peers: Peers = ALONE,
     ) -> None:
+        self._peers, self._stopping = peers, 0
         self._every, self.train = cfg.train.save_every, train
         self.start, self.num_steps = start, num_steps
         self.keep = replace(cfg.train, keep_checkpoints=1, patience=0)
@@ -87,18 +95,19 @@ class ReferenceSteps:
         for number in range(self.start + 1, self.num_steps + 1):
             self._number = number
             yield number, next(self.train)
-            if self._stop.told:
+            if self._stopping:
                 log.warning("reference: stopped at its step %d", number)
-                raise Stopped(self._stop.told)
+                raise Stopped(self._stopping)
 
     def log(self, told: dict[str, float]) -> None:
-        """Shows what a step has measured."""
+        """Shows what a step has measured; asks all processes whether to go on."""
+        self._stopping = self._peers.ask(self._stop.told)()
         self._progress.update(self._number, **told)
 
     def saves(self, number: int) -> bool:
         """Whether a checkpoint is written after this step."""
         due = number % self._every == 0 or number == self.num_steps
-        return due or bool(self._stop.told)
+        return due or bool(self._stopping)
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint holds beside arrays, as JSON."""

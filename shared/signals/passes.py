@@ -92,6 +92,7 @@ class Pass:
       length_of: how many numbers of a document are kept.
       of_document: takes them from the answer.
       values: of every document, once they are known.
+      writes: whether the cache is filled; not so beside a process that fills it.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Pass:
     length_of: Callable[[Document], int]
     of_document: OfDocument
     values: Measured | None = None
+    writes: bool = True
     _answers: deque[Any] = field(default_factory=deque)
     _parts: dict[str, Measured] = field(default_factory=dict)
 
@@ -125,7 +127,8 @@ class Pass:
         )
         if self.values is not None:
             log.info("%s: read from the cache", self.title)
-            shutil.rmtree(self._beside, ignore_errors=True)
+            if self.writes:
+                shutil.rmtree(self._beside, ignore_errors=True)
             return
         for part in self.parts:
             lengths = self._lengths(part.split)
@@ -141,6 +144,20 @@ class Pass:
             )
         if len(self._parts) == len(self.parts):
             self._join()
+
+    def follow(self, measures: bool) -> None:
+        """Takes it as another process has found it, which measures it or does not.
+
+        Raises:
+          ValueError: if the cache has nothing here that it has there.
+        """
+        if measures:
+            self.values = None
+        elif self.values is None:
+            raise ValueError(
+                "output_dir must be a folder that all processes share, got a cache "
+                f"without {self.title} in {self._folder}"
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are left, to be answered in turn by `keep`.
@@ -193,11 +210,14 @@ class Pass:
 
     def _join(self) -> None:
         values = tuple(x for part in self.parts for x in self._parts[part.key])
-        cache.save(self._folder, self.key, self.name, values)
-        shutil.rmtree(self._beside, ignore_errors=True)
+        if self.writes:
+            cache.save(self._folder, self.key, self.name, values)
+            shutil.rmtree(self._beside, ignore_errors=True)
         self.values = values
 
     def _save_part(self, key: str, measured: Measured) -> None:
+        if not self.writes:
+            return
         try:
             cache.save(self._beside, key, self.name, measured)
         except ValueError:

@@ -21,10 +21,10 @@ from shared.huggingface.config_json import read_hf_config
 from shared.huggingface.folder import (
     check_model,
     files_digest,
-    read_model,
-    read_reward_model,
+    open_model_tree,
 )
 from shared.huggingface.hub import model_folder
+from shared.huggingface.leaves import Leaf, Tree, each
 from shared.huggingface.tree import Params
 from shared.signals.measure import SCORED_SPLITS
 from shared.signals.passes import FrozenModel
@@ -149,15 +149,20 @@ def find_reward_model(cfg: Config, examples: dict[str, Any]) -> FrozenModel:
 
 
 def read_weights(model: FrozenModel) -> Params:
-    """Weights of a model in a Hugging Face folder, as NumPy arrays.
+    """What `open_weights` opens, as NumPy arrays."""
+    return each(Leaf.read, open_weights(model))
+
+
+def open_weights(model: FrozenModel) -> Tree:
+    """Weights of a model in a Hugging Face folder, of which nothing is read yet.
 
     Returns:
-      `trunk` with `heads` (empty), or with `score` for a reward model.
+      `trunk` with `heads` (empty), or with `score` for a reward model; with a `Leaf` in
+      place of every array.
     """
     assert model.folder is not None and model.run is None
-    if read_hf_config(model.folder).kind == "reward":
-        return read_reward_model(model.folder, model.cfg.model)
-    return read_model(model.folder, model.cfg.model, extras=False)
+    kind = read_hf_config(model.folder).kind
+    return open_model_tree(model.folder, model.cfg.model, kind=kind, extras=False)
 
 
 def _of_run(

@@ -9,10 +9,11 @@ from shared.config.layers import MODELS, load_config, preset_names
 from shared.data.tokenised import Split
 from shared.data.tokenizer import Tokenizer, load_tokenizer
 from shared.huggingface.config_json import Described, read_hf_config
-from shared.huggingface.folder import read_model
+from shared.huggingface.folder import open_model_tree
 from shared.huggingface.generation import FILE as GENERATION
 from shared.huggingface.generation import read_generation
 from shared.huggingface.hub import model_folder
+from shared.huggingface.leaves import Leaf, Tree, each
 from shared.huggingface.token_map import FILE as TOKEN_MAP
 from shared.huggingface.token_map import (
     most_frequent,
@@ -143,11 +144,18 @@ def tokenizer_of_run(path: Path, saved: Config) -> Tokenizer:
 
 
 def stored_params(cfg: Config) -> Params | None:
+    """What `open_params` opens, read."""
+    opened = open_params(cfg)
+    return None if opened is None else each(Leaf.read, opened)
+
+
+def open_params(cfg: Config) -> Tree | None:
     """What the folder of `model.name` gives a run to start from; None for a preset.
 
     Returns:
       `trunk`, and, unless `heads.fresh` is set, `heads` (as many as the run has) and
-      `value`, where the folder has them and the run needs them.
+      `value`, where the folder has them and the run needs them; with a `Leaf` in place
+      of every array.
 
     Raises:
       ValueError: if the folder does not fit the config, or a file is damaged.
@@ -158,17 +166,10 @@ def stored_params(cfg: Config) -> Params | None:
     check_folder(cfg, folder)
     heads = _takes_heads(cfg, read_hf_config(folder))
     value = cfg.algorithm.value_head and not cfg.heads.fresh
-    stored = read_model(folder, cfg.model, extras=heads or value)
-    stored["heads"] = _first(stored["heads"], cfg.heads.count - 1)
+    stored = open_model_tree(folder, cfg.model, extras=heads or value)
+    stored["heads"] = each(lambda x: x.first(cfg.heads.count - 1), stored["heads"])
     wanted = {"trunk": True, "heads": heads, "value": value}
     return {name: part for name, part in stored.items() if wanted[name]}
-
-
-def _first(tree: Params, count: int) -> Params:
-    return {
-        name: _first(x, count) if isinstance(x, dict) else x[:count]
-        for name, x in tree.items()
-    }
 
 
 def _takes_heads(cfg: Config, described: Described) -> bool:

@@ -35,6 +35,8 @@ FREE_ON_RESUME = {
     "verbose",
     "decoding.draft_vocab",
     "machine.device",
+    "machine.fsdp",
+    "machine.tensor",
     "tracking.to",
     "tracking.tensorboard",
     "train.epochs",
@@ -49,6 +51,8 @@ FREE_ON_RESUME = {
     "train.min_delta",
     "train.patience",
     "train.save_every",
+    "train.watchdog",
+    "train.watchdog_seconds",
 }
 
 

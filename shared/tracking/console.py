@@ -28,13 +28,15 @@ from shared.messages import visible
 LOGGER = logging.getLogger("wmtp")
 CONSOLE = Console(highlight=False)
 
+_first = True  # of several processes; others show no bar
 _FILE_ONLY = {"file_only": True}  # `extra` of records that the terminal shows otherwise
 _STYLES = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
 def on_terminal() -> bool:
     """Whether stdout can show a live bar (FORCE_COLOR on a pipe does not count)."""
-    return CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and sys.stdout.isatty()
+    shows = CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal
+    return _first and shows and sys.stdout.isatty()
 
 
 def say(text: str, to: TextIO | None = None, end: str = "\n") -> None:
@@ -116,6 +118,22 @@ def setup_logging(run_folder: Path | None, verbose: bool) -> logging.Logger:
     if run_folder is not None:
         LOGGER.addHandler(_LogFile(run_folder / "train.log"))
     return LOGGER
+
+
+def follow(name: str) -> None:
+    """Leaves to the first of several processes what people read; warnings stay.
+
+    Args:
+      name: of this process, which stands before them.
+    """
+    global _first
+    close_logging()
+    _first = False
+    handler = _TerminalHandler(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.WARNING)
+    LOGGER.propagate = False
 
 
 def close_logging() -> None:

@@ -14,6 +14,7 @@ from shared.critic.linear_fit import PENALTIES, fit_linear, start_head
 from shared.critic.stage1 import Stage1
 from shared.critic.states import States
 from shared.data.documents import Document, Split
+from shared.run.peers import ALONE
 from shared.signals.kept import Signals
 from tests import minis, oracle, torch_models
 from tests.four_devices import said_on_four
@@ -55,7 +56,8 @@ def config(**critic) -> Config:
 
 
 def stage1_of(cfg: Config, folder, **changes) -> Stage1:
-    run = SimpleNamespace(cfg=cfg, path=folder, inputs=SimpleNamespace(splits=SPLITS))
+    inputs = SimpleNamespace(splits=SPLITS)
+    run = SimpleNamespace(cfg=cfg, path=folder, inputs=inputs, peers=ALONE)
     return Stage1(run, SIGNALS, **changes)
 
 

@@ -21,6 +21,7 @@ from shared.inspection.in_training import (
     rows_of,
     thinned,
 )
+from shared.run.peers import ALONE
 from tests.trained import EVAL_EVERY, STEPS
 
 BACKENDS = [
@@ -100,6 +101,7 @@ def loop_of(folder, **options):
         validation=validation,
         is_new=True,
         start=0,
+        peers=ALONE,
         tracker=SimpleNamespace(keep_file=lambda *given: kept.append(given)),
         kept=kept,
     )

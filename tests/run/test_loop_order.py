@@ -8,6 +8,8 @@ import pytest
 
 from shared.config.fields import TrackingConfig, TrainConfig
 from shared.run.loop import Loop
+from shared.run.peers import ALONE
+from shared.run.watchdog import Watchdog
 from shared.state.checkpoints import Progressed
 from tests.small import micro_batches, small_batch, small_config
 
@@ -46,7 +48,8 @@ def run(tmp_path, *, asynchronous, eval_every=100):
     events = []
     cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
     cfg = replace(cfg, train=TrainConfig(eval_every=eval_every, save_every=100))
-    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0)
+    alone = {"peers": ALONE, "watchdog": Watchdog(factor=0, least=1)}
+    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0, **alone)
     loop = Loop(
         run,
         Progressed({}, first_eval={}),

@@ -136,8 +136,6 @@ def test_a_reference_that_diverges_is_told(module, monkeypatch):
     if module is jax_reference:
         made = (lambda state, batch: (state, kept)), []
         monkeypatch.setattr(module, "make_train_step", lambda *_: made)
-        monkeypatch.setattr(module.jax, "device_put", lambda state, _: state)
-        monkeypatch.setattr(module.sharding, "replicated", lambda mesh: None)
     else:
         monkeypatch.setattr(module, "train_step", lambda state, *_: (state, kept))
         monkeypatch.setattr(module, "named", lambda model: {})

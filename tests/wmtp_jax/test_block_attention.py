@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shared.config.fields import BLOCKS_FROM, MachineConfig, ModelConfig
+from shared.config.machine import BLOCKS_FROM, MachineConfig
+from shared.config.model import ModelConfig
 from tests.cases import shorter
 from tests.four_devices import said_on_four
 from tests.long_rows import LENGTH, SHARED, case, right

@@ -6,12 +6,12 @@ from tests.four_devices import said_on_four
 
 MANY = """
 import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from tests.wmtp_jax.test_unembed import assert_close, example, ours
-from wmtp_jax import row_blocks, unembed
+from wmtp_jax import row_blocks, sharding, unembed
 row_blocks.LARGEST_BLOCK = 16
 assert len(jax.devices()) == 4
-mesh = Mesh(jax.devices(), ("data",))
+mesh = sharding.mesh_of(jax.devices())
 for own in (False, True):
     arguments = example(own=own, kept=0.5)
     rows = NamedSharding(mesh, PartitionSpec(None, "data"))

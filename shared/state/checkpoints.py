@@ -23,6 +23,7 @@ State = TypeVar("State")
 # What knows the digests of a checkpoint: the JAX trainer's manifest, the torch
 # trainer's header, and what the JAX trainer wrote before it had a manifest.
 RECORDS = (MANIFEST, "training_state.json", "position/metadata")
+STEP = re.compile("0|[1-9][0-9]{0,17}")
 # What the JAX trainer wrote a checkpoint under before it had a manifest.
 OLDER = re.compile(r"([0-9]+)\.orbax-checkpoint-tmp")
 
@@ -108,7 +109,7 @@ def named_arrays(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def steps_in(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit())
+    return sorted(int(path.name) for path in found if STEP.fullmatch(path.name))
 
 
 def identify(folder: Path, step: int | None = None) -> str:

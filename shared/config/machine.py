@@ -24,9 +24,9 @@ class MachineConfig(Checked):
     first_moment: Literal["float32", "bfloat16"] = "float32"
     """JAX: what the optimizer keeps its first moment in; half the memory, rounded"""
     attention: Literal["auto", "xla", "cudnn", "eager", "sdpa", "blocks"] = "auto"
-    """`auto`: `blocks`, whose memory grows with L and not L squared, from BLOCKS_FROM
-    positions on; below JAX: XLA, torch: sdpa, but eager on a CPU in bfloat16; JAX on a
-    GPU in bfloat16: cuDNN's kernel"""
+    """`auto`: cuDNN's kernel (JAX on a GPU in bfloat16), else `blocks` from 512
+    positions on, whose memory grows with L and not with L squared; below XLA, or
+    torch's sdpa (eager on a CPU in bfloat16)"""
     rematerialise: Remat = "none"
     """`layer`: compute each layer again in the backward pass: less memory, more time"""
     compilation_cache: bool = True

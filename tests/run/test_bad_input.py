@@ -115,7 +115,11 @@ DEVICES = {
     "cudnn in torch": (
         torch_main,
         ("--machine.attention", "cudnn", "--machine.dtype", "bfloat16"),
-        ("machine.attention", "auto, eager or sdpa in wmtp_torch_mps", "'cudnn'"),
+        (
+            "machine.attention",
+            "auto, eager, sdpa or blocks in wmtp_torch_mps",
+            "'cudnn'",
+        ),
     ),
     "a CUDA GPU in torch": (
         torch_main,

@@ -191,6 +191,29 @@ def _counted_by_adam(path: Any, value: Any) -> bool:
     return getattr(path[-1], "tuple_name", "") == "ScaleByAdamState"
 
 
+def _counted_by_schedule(path: Any, value: Any) -> bool:
+    del value
+    return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+
+def made_if(made: jax.Array, new: Any, old: Any, frozen: jax.Array | bool) -> Any:
+    """Optax's state after an update that is made, or else is skipped.
+
+    The schedule counts steps, whatever they do. Adam counts updates, but in a head
+    warm-up (`frozen`) steps too: from its end the trunk's are counted.
+    """
+    kept = jax.tree.map(lambda n, o: jnp.where(made, n, o), new, old)
+    get, put = optax.tree_utils.tree_get, optax.tree_utils.tree_set
+    steps = get(new, "count", filtering=_counted_by_schedule)
+    kept = put(kept, _counted_by_schedule, count=steps)
+    updates = get(new, "count", None, filtering=_counted_by_adam)
+    if updates is None or frozen is False:
+        return kept
+    before = get(old, "count", filtering=_counted_by_adam)
+    updates = jnp.where(made | frozen, updates, before)
+    return put(kept, _counted_by_adam, count=updates)
+
+
 def _moments(cfg: OptimizerConfig) -> dict[str, str]:
     """Moment -> its field in optax's state."""
     fields = {"adamw": {"first": "mu", "second": "nu"}, "sgd": {"first": "trace"}}

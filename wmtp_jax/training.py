@@ -33,6 +33,7 @@ from shared.state.checkpoints import (
 )
 from wmtp_jax import NAME, checkpoint, critic, report
 from wmtp_jax.export import adopt, export
+from wmtp_jax.fitting import FittedStep
 from wmtp_jax.in_training import make_tasks
 from wmtp_jax.optimizer import make_optimizer, rate_of
 from wmtp_jax.reference import measure_signals
@@ -51,7 +52,7 @@ from wmtp_jax.state import (
     make_state,
     tensor_names,
 )
-from wmtp_jax.step import compile_step, make_eval_step, make_train_step
+from wmtp_jax.step import make_eval_step, make_train_step
 
 
 @jax_told()
@@ -108,10 +109,18 @@ def train(
                 page.add(0, results)
                 loop.evaluated(0, results, tasks(0, state.params))
                 checkpoint.save(run.path, 0, state, loop.position(), plan)
-            train_step = compile_step(train_step, state, cfg)
+            step = FittedStep(train_step, cfg, mesh.size, done.micro_batch_splits)
+            step.compile(state)
             for number, batches in loop:
-                state, metrics = train_step(state, batches)
-                loop.log(number, metrics, batches)
+                state, metrics = step(number, state, batches)
+                if state is None:
+                    loop.lost(number)
+                else:
+                    loop.log(number, metrics, batches)
+                if loop.goes_back_to is not None:
+                    del state
+                    state, page = go_back(loop, tx, mesh), TrainingPage(loop)
+                    continue
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
                     page.add(number, results)
@@ -121,7 +130,8 @@ def train(
                 if loop.saves(number):
                     checkpoint.save(run.path, number, state, loop.position(), plan)
 
-        machine = report.machine(cfg, train_step) | {"train_step_traces": len(traces)}
+        machine = report.machine(cfg, step.compiled)
+        machine["train_step_traces"] = len(traces)
         last, exported = int(state.step), None
         if plan.export:
             exported = step_to_export(
@@ -170,3 +180,14 @@ def begin(
         done.stage1 = stage1.summary()
         state = replace(state, params={**state.params, "value": head})
     return 0, state, done
+
+
+def go_back(loop: Loop, tx: GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state of the checkpoint that the loop goes back to, as on a resume."""
+    run = loop.run
+    drop_after(run.path / "checkpoints", loop.goes_back_to)
+    found = checkpoint.restore(run.path, abstract_state(run.cfg, tx))
+    assert found is not None, "a loop goes back to a checkpoint that is there"
+    step, state, position = found
+    loop.gone_back(step, position)
+    return jax.device_put(state, replicated(mesh))

@@ -4,6 +4,10 @@
         for number, batches in loop:
             state, metrics = step(state, batches)
             loop.log(number, metrics, batches)
+            if loop.goes_back_to is not None:
+                state, position = restore(loop.goes_back_to)
+                loop.gone_back(step, position)
+                continue
             if loop.evaluates(number):
                 results = [eval_step(state.params, b) for b in validation]
                 loop.evaluated(number, results, tasks(number, state.params))
@@ -27,6 +31,7 @@ from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.freed_memory import give_freed_memory_back, keep_freed_memory
 from shared.run.open_run import Run
+from shared.run.setbacks import Setbacks
 from shared.run.stops import Stopped, polite
 from shared.run.validation import (
     eval_metrics,
@@ -56,8 +61,9 @@ class Loop:
       tensors: names of the parameters, in the order that a step counts them in.
 
     Raises:
-      FloatingPointError: if anything measured is not finite; nothing of that step, or
-        of the one after it, is kept then.
+      FloatingPointError: if validation is not finite, or updates are skipped again and
+        again (`shared/run/setbacks.py`); nothing of such a step, or of the one after
+        it, is kept then.
       Stopped: at the end of the `with`, if the run was told to stop; by then
         it has been saved.
     """
@@ -93,6 +99,7 @@ class Loop:
             run.seconds_before_steps = round(time.perf_counter() - run.started, 1)
         self._pending: tuple[int, dict[str, Any], Batch] | None = None
         self._read: dict[str, float] | None = None
+        self._setbacks = Setbacks(run, done, train)
         self._clock = time.perf_counter()
 
     def __enter__(self) -> "Loop":
@@ -116,14 +123,15 @@ class Loop:
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         self._clock = time.perf_counter()
         self._last_step, self._is_saved = self.start, True
-        for number in range(self.start + 1, self.num_steps + 1):
+        while self._last_step < self.num_steps:
             # Told before the first step, as in its compilation, or inside a save.
             self.stopping |= self._is_saved and self.told_to_stop()
             if self.stopping or self._is_enough:
                 break
+            number = self._last_step + 1
             self._last_step, self._is_saved = number, False
             keep_freed_memory()
-            yield number, next(self.train)
+            yield number, self._setbacks.next_batch(number)
 
     @property
     def ui_command(self) -> str:
@@ -143,11 +151,13 @@ class Loop:
         """Takes the metrics of the step just dispatched; reads those of the last."""
         self._wait()
         self._write({})
+        if self.goes_back_to is not None:  # this step began at a state that is left
+            return
         self._pending = (number, metrics, batches)
         if not self.asynchronous:
             self._wait()
         self.stopping = self.told_to_stop()  # read once: it may be set at any moment
-        if self.evaluates(number) or self.saves(number):
+        if self.evaluates(number) or self._saves_often(number) or self.saves(number):
             self._wait()
 
     def evaluates(self, number: int) -> bool:
@@ -157,13 +167,18 @@ class Loop:
     def saves(self, number: int) -> bool:
         """Whether a checkpoint is written after this step and its evaluation.
 
-        With early stopping also of every model that is the best so far.
+        With early stopping also of every model that is the best so far. Not while
+        updates are skipped: those before are what a roll-back needs.
         """
-        due = number % self.cfg.train.save_every == 0 or number == self.num_steps
+        due = self._saves_often(number) and not self.done.skipped_in_a_row
+        due = due or number == self.num_steps
         ends = self._is_enough and self.evaluates(number)
         done = self.done
         best = best_kept(done.best_nll, done.best_step, self.cfg.train) == number
         return due or self.stopping or ends or best
+
+    def _saves_often(self, number: int) -> bool:
+        return number % self.cfg.train.save_every == 0
 
     def evaluated(
         self,
@@ -223,6 +238,25 @@ class Loop:
         return asdict(self.done)
 
     @property
+    def goes_back_to(self) -> int | None:
+        """The step of the checkpoint that the trainer has to restore now, if any."""
+        return self._setbacks.goes_back_to
+
+    def lost(self, number: int) -> None:
+        """Says that a step has left no state: the run goes on from its checkpoint."""
+        self._wait()
+        self._setbacks.lost(number)
+
+    def gone_back(self, step: int, position: dict[str, Any]) -> None:
+        """Goes on from the checkpoint of a step, with its position, as a resume does."""
+        self._setbacks.gone_back(step, position)
+        self.tracker.go_back(step)
+        self.start = self._last_step = step
+        self._is_saved = True
+        self._pending = self._read = None
+        self._clock = time.perf_counter()
+
+    @property
     def _is_enough(self) -> bool:
         return 0 < self.cfg.train.patience <= self.done.worse
 
@@ -231,8 +265,9 @@ class Loop:
         if self._pending is None or self._read is not None:
             return
         number, metrics, batches = self._pending
-        self._read = read_step(number, metrics, self.cfg, self.tensors)  # host sync
+        read = read_step(number, metrics, self.cfg, self.tensors)  # host sync
         now = time.perf_counter()
+        self._read = read.metrics | self._setbacks.take(number, read)
         seconds, self._clock = now - self._clock, now
         peak = self.peak_flops
         speed = throughput(self.cfg, batches, self._read, seconds, peak)

@@ -55,9 +55,10 @@ def read_step(
     if half:
         wrong = {n: x for n, x in wrong.items() if not n.startswith("grad_norm_")}
     said = [f"{n} must be finite, got {x} at step {number}" for n, x in wrong.items()]
-    if wrong and 0 <= bad < len(tensors):
-        said[1:] = [f"the gradient of {tensors[bad]} is not finite"]
-    fault = "; ".join(said[:2])
+    where = tensors[bad : bad + 1] if bad >= 0 else ()
+    fault = "; ".join([*said[:1], *(f"the gradient of {x} is not finite" for x in where)])
+    if not wrong:  # a float16 gradient alone
+        fault = ""
     if wrong and bad < 0:
         raise FloatingPointError(fault)
     return StepRead(metrics=kept, skipped=bad >= 0, fault=fault)

@@ -54,9 +54,11 @@ def read_step(
     kept = measured({n: x for n, x in found.items() if n not in wrong}, cfg)
     if half:
         wrong = {n: x for n, x in wrong.items() if not n.startswith("grad_norm_")}
-    said = [f"{n} must be finite, got {x} at step {number}" for n, x in wrong.items()]
+    # Of several the same one, whatever the order that a trainer gives them in.
+    first = sorted(wrong, key=lambda name: (name != "loss", name))[:1]
+    said = [f"{n} must be finite, got {wrong[n]} at step {number}" for n in first]
     where = tensors[bad : bad + 1] if bad >= 0 else ()
-    fault = "; ".join([*said[:1], *(f"the gradient of {x} is not finite" for x in where)])
+    fault = "; ".join([*said, *(f"the gradient of {x} is not finite" for x in where)])
     if not wrong:  # a float16 gradient alone
         fault = ""
     if wrong and bad < 0:

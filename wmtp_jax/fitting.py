@@ -87,8 +87,8 @@ class FittedStep:
         """`[A, B, L]` as `[A * splits, B / splits, L]`, the rows in their order."""
         A, B, L = batches.tokens_BL.shape
         shape = (A * self.splits, B // self.splits, L)
-        return batches if self.splits == 1 else batches.changed(
-            lambda x: x.reshape(shape)
+        return (
+            batches if self.splits == 1 else batches.changed(lambda x: x.reshape(shape))
         )
 
     def _cut_finer(self, number: int, error: jax.errors.JaxRuntimeError) -> None:

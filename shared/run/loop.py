@@ -248,7 +248,7 @@ class Loop:
         self._setbacks.lost(number)
 
     def gone_back(self, step: int, position: dict[str, Any]) -> None:
-        """Goes on from the checkpoint of a step, with its position, as a resume does."""
+        """Goes on from the checkpoint of a step, as a resume does."""
         self._setbacks.gone_back(step, position)
         self.tracker.go_back(step)
         self.start = self._last_step = step

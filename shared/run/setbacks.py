@@ -79,7 +79,7 @@ class Setbacks:
         return {name: n for name, n in counts.items() if n}
 
     def lost(self, number: int) -> None:
-        """Has the run go back as a step has left no state, without passing data over."""
+        """Has the run go back, past no data, as a step has left no state."""
         if self.goes_back_to is None:
             self.goes_back_to = max(steps_in(self.run.path / "checkpoints"))
             said = "step %d has left no state behind: back to step %d"

@@ -98,6 +98,7 @@ class MLflow:
         self._params = flatten(cfg) if params is None else params
         self._started = time.time_ns() // 1_000_000
         self._resumed, self._run_id = earlier is not None, ""
+        self._last_step = -1  # that the store has
         self._buffer: list[list[tuple[str, float, int, int]]] = []  # rows of metrics
         self._files: dict[Path, str] = {}
         self._sent = time.monotonic()

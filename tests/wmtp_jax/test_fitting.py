@@ -85,7 +85,9 @@ def test_halves_make_the_same_step(monkeypatch, caplog):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    said = "out of memory: step 1 runs again in micro-batches of 2 rows, the same global"
+    said = (
+        "out of memory: step 1 runs again in micro-batches of 2 rows, the same global"
+    )
     assert said in caplog.messages[0] and "much more" not in caplog.text
 
 
@@ -127,9 +129,7 @@ def test_parts_are_those_that_devices_can_share(rows, splits, devices, parts):
     assert fitting_splits(8, 4, 4) == 2  # of a run that has more devices now
 
 
-@pytest.mark.parametrize(
-    "gone", [True, pytest.param(False, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("gone", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_goes_on_in_halves(gone, tmp_path, monkeypatch, whole_run):
     """Also where the state was lost: from the last checkpoint, in the same rows."""
     right = rows_of(whole_run(train, "baseline"))

@@ -134,7 +134,8 @@ def train_step(
     if cfg.head_warmup:
         gradient = freeze_trunk(gradient, frozen)
     learning = learning_of(state.params, cfg)
-    updates, opt_state = tx.update(gradient, state.opt_state, learning)
+    update = optax.with_extra_args_support(tx).update
+    updates, opt_state = update(gradient, state.opt_state, learning, made=made)
     if cfg.head_warmup:  # weight decay moves parameters without a gradient, too
         updates = freeze_trunk(updates, frozen)
     # Chosen number by number where the update is added: no pass of its own.

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from shared.run.setbacks import MOST_IDS, named_ids
 from shared.run.spikes import FACTOR, LEAST, WINDOW, spike_over
 from shared.state.checkpoints import Progressed, steps_in
 from shared.tracking.tracking import read_metrics
-from tests.cases import shorter
+from tests.cases import shorter, shorter_rows
 from tests.resuming import TIMES
 from tests.small import micro_batches, small_batch, small_config
 from tests.trained import STEPS, copy_of, cut, run
@@ -122,7 +123,11 @@ def test_both_trainers_skip_the_same_steps(place):
     assert told[0] == told[1] and len(told[0]) == 5
 
 
-@pytest.mark.parametrize("killed_after", shorter([3, 6], [3]))
+@pytest.mark.parametrize(
+    "setback, killed_after",
+    shorter_rows(product(BACKENDS, (3, 6)), [("torch", 3)]),
+    indirect=["setback"],
+)
 def test_a_run_that_is_killed_goes_back_in_the_same_way(
     setback, killed_after, tmp_path, poison
 ):

@@ -133,7 +133,7 @@ def test_a_skipped_update_in_a_head_warm_up_is_none_of_the_trunk():
     tx = optimizer.make_optimizer(cfg, STEPS)
     params = {"trunk": {"kernel": jnp.ones(3)}, "heads": {"kernel": jnp.ones(2)}}
     old = tx.init(params)
-    _, new = tx.update(params, old, params)
+    _, new = tx.update(params, old, params, made=jnp.asarray(False))
     get, adam = optax.tree_utils.tree_get, optimizer._counted_by_adam
     for frozen, counted in ((True, 1), (False, 0)):
         flag = jnp.asarray(frozen)

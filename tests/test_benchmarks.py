@@ -24,6 +24,7 @@ from benchmarks import (
     peers,
     scaling,
     signals,
+    skipping,
     step_time,
     timing,
     weighting_overhead,
@@ -150,6 +151,14 @@ def test_jax_cce_does_the_same_work():
     with pytest.raises(SystemExit, match="no mask"):
         document_BL = np.zeros_like(batches[0].document_BL)
         peers.jax_cce(cfg, [replace(batches[0], document_BL=document_BL)])
+
+
+@pytest.mark.slow
+def test_skipping(monkeypatch, tmp_path):
+    """What decides whether an update is made costs no pass over the parameters."""
+    always, chosen = table(monkeypatch, tmp_path, skipping)
+    assert chosen["GB"] <= 1.01 * always["GB"]
+    assert chosen["temporary MiB"] <= 1.05 * always["temporary MiB"]
 
 
 @pytest.mark.slow

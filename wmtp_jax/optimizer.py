@@ -44,7 +44,7 @@ def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     decay = {"weight_decay": rule.weight_decay, "mask": is_matrix}
     if rule.name == "adamw":
         betas = {"b1": rule.beta1, "b2": rule.beta2}
-        adam = optax.scale_by_adam(**betas, eps=rule.epsilon, mu_dtype=kept_in)
+        adam = _adam(**betas, eps=rule.epsilon, mu_dtype=kept_in)
         core = optax.chain(  # optax.adamw
             _adam_held_back(adam, held_back) if held_back else adam,
             optax.add_decayed_weights(**decay),
@@ -67,27 +67,58 @@ def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     return optax.chain(_clip(rule.clip_norm), core, _scale_groups(scales))
 
 
+def _adam(
+    b1: float, b2: float, eps: float, mu_dtype: Any
+) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_adam`, whose moments stay as they are unless `made`.
+
+    Its direction is of the moments that are kept. Of others, which nothing keeps, XLA
+    would need a copy of the old ones after it has written the new ones over them.
+    """
+
+    def update(updates, state, params=None, *, made=True, **unread):
+        del params, unread
+        raw_mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        raw_nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        mu, nu = _chosen(made, raw_mu, state.mu), _chosen(made, raw_nu, state.nu)
+        count = optax.safe_increment(state.count)
+        updates = jax.tree.map(
+            lambda m, v: m / (jnp.sqrt(v) + eps),
+            optax.tree.bias_correction(mu, b1, count),
+            optax.tree.bias_correction(nu, b2, count),
+        )
+        mu, nu = optax.tree.cast(mu, mu_dtype), optax.tree.cast_like(nu, state.nu)
+        return updates, state._replace(count=count, mu=mu, nu=nu)
+
+    init = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype).init
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _chosen(made: jax.Array | bool, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(made, n, o), new, old)
+
+
 def _adam_held_back(
-    adam: optax.GradientTransformation, steps: int
-) -> optax.GradientTransformation:
+    adam: optax.GradientTransformationExtraArgs, steps: int
+) -> optax.GradientTransformationExtraArgs:
     """Adam whose count of the trunk, frozen for so many steps, starts after them.
 
     Until then the trunk's gradient is 0, and so are its moments.
     """
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra):
         del params
         late = jnp.maximum(state.count - steps, 0)
         found, mu, nu = {}, {}, {}
         for name, group in updates.items():
             count = late if name == "trunk" else state.count
             own = state._replace(count=count, mu=state.mu[name], nu=state.nu[name])
-            found[name], own = adam.update(group, own)
+            found[name], own = adam.update(group, own, **extra)
             mu[name], nu[name] = own.mu, own.nu
         count = optax.safe_increment(state.count)
         return found, state._replace(count=count, mu=mu, nu=nu)
 
-    return optax.GradientTransformation(adam.init, update)
+    return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
 def _sgd_held_back(
@@ -192,6 +223,28 @@ def _counted_by_adam(path: Any, value: Any) -> bool:
     """Whether a `count` in optax's state is Adam's, not the schedule's."""
     del value
     return getattr(path[-1], "tuple_name", "") == "ScaleByAdamState"
+
+
+def _counted_by_schedule(path: Any, value: Any) -> bool:
+    del value
+    return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+
+def made_if(made: jax.Array, new: Any, old: Any, frozen: jax.Array | bool) -> Any:
+    """Optax's state after an update that is made, or else is skipped.
+
+    The schedule counts steps, whatever they do. Adam has chosen its moments already; it
+    counts updates, but in a head warm-up (`frozen`) steps too: from its end the trunk's
+    are counted.
+    """
+    get, put = optax.tree_utils.tree_get, optax.tree_utils.tree_set
+    updates = get(new, "count", None, filtering=_counted_by_adam)
+    if updates is None:
+        steps = get(new, "count", filtering=_counted_by_schedule)
+        return put(_chosen(made, new, old), _counted_by_schedule, count=steps)
+    before = get(old, "count", filtering=_counted_by_adam)
+    updates = jnp.where(made | jnp.asarray(frozen), updates, before)
+    return put(new, _counted_by_adam, count=updates)
 
 
 def _moments(cfg: OptimizerConfig) -> dict[str, str]:

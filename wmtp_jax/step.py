@@ -22,7 +22,7 @@ from shared.data.packing import documents_per_row
 from shared.run.finite import NOT_FINITE
 from wmtp_jax import critic, layout, sharding
 from wmtp_jax.loss import micro_batch_sums, run_heads
-from wmtp_jax.optimizer import freeze_trunk, make_schedule
+from wmtp_jax.optimizer import freeze_trunk, made_if, make_schedule
 from wmtp_jax.state import TrainState, abstract_state, learning_of
 
 
@@ -117,31 +117,53 @@ def train_step(
     schedule: optax.Schedule,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update over the micro-batches `[A, B, L]`: `(new state, metrics)`."""
+    """One update over the micro-batches `[A, B, L]`: `(new state, metrics)`.
+
+    Where a metric or a gradient is not finite, no update is made: parameters, moments
+    and Adam's count stay as they are, and the step counts as a step.
+    """
     gradient, sums, extremes = accumulate(state, batches, cfg, mesh=mesh)
     metrics = step_metrics(sums, extremes, cfg)
-    # The squares of the norms below: computed once, and nothing more is read for it.
-    squares = [optax.tree.norm(x, squared=True) for x in jax.tree.leaves(gradient)]
-    bad_T = ~jnp.isfinite(jnp.stack(squares))
-    metrics[NOT_FINITE] = jnp.where(jnp.any(bad_T), jnp.argmax(bad_T), -1)
     metrics["grad_norm_trunk"] = optax.tree.norm(gradient.get("trunk", {}))
     others = {name: group for name, group in gradient.items() if name != "trunk"}
     metrics["grad_norm_heads"] = optax.tree.norm(others) if others else jnp.zeros(())
+    metrics[NOT_FINITE] = first_not_finite(gradient, metrics)
+    made = metrics[NOT_FINITE] < 0
     metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
     frozen = state.step < cfg.head_warmup
     if cfg.head_warmup:
         gradient = freeze_trunk(gradient, frozen)
     learning = learning_of(state.params, cfg)
-    updates, opt_state = tx.update(gradient, state.opt_state, learning)
+    update = optax.with_extra_args_support(tx).update
+    updates, opt_state = update(gradient, state.opt_state, learning, made=made)
     if cfg.head_warmup:  # weight decay moves parameters without a gradient, too
         updates = freeze_trunk(updates, frozen)
+    # Chosen number by number where the update is added: no pass of its own.
+    learned = jax.tree.map(
+        lambda new, old: jnp.where(made, new, old),
+        optax.apply_updates(learning, updates),
+        learning,
+    )
+    waits = frozen if cfg.head_warmup else False
     new_state = TrainState(
         step=state.step + 1,
-        params={**state.params, **optax.apply_updates(learning, updates)},
-        opt_state=opt_state,
+        params={**state.params, **learned},
+        opt_state=made_if(made, opt_state, state.opt_state, waits),
         key=state.key,
     )
     return new_state, metrics
+
+
+def first_not_finite(gradient: Any, metrics: dict[str, jax.Array]) -> jax.Array:
+    """The place of the first tensor whose gradient is not finite, or -1; how many there
+    are where only a metric is not.
+    """
+    # The squares of the norms: computed once, and nothing more is read for it.
+    squares = [optax.tree.norm(x, squared=True) for x in jax.tree.leaves(gradient)]
+    bad_T = ~jnp.isfinite(jnp.stack(squares))
+    finite = jnp.all(jnp.isfinite(jnp.stack([*metrics.values()])))
+    without = jnp.where(finite, -1, len(squares))
+    return jnp.where(jnp.any(bad_T), jnp.argmax(bad_T), without)
 
 
 def make_train_step(

@@ -35,6 +35,7 @@ from shared.state.checkpoints import (
 )
 from wmtp_jax import NAME, checkpoint, critic, layout, report
 from wmtp_jax.export import adopt, export
+from wmtp_jax.fitting import FittedStep
 from wmtp_jax.in_training import make_tasks
 from wmtp_jax.optimizer import make_optimizer, rate_of
 from wmtp_jax.processes import own_rows, spread, spread_rows, whole_on_host
@@ -55,7 +56,7 @@ from wmtp_jax.state import (
     make_state,
     tensor_names,
 )
-from wmtp_jax.step import abstract_batch, compile_step, make_eval_step, make_train_step
+from wmtp_jax.step import abstract_batch, make_eval_step, make_train_step
 
 
 @jax_told()
@@ -121,11 +122,19 @@ def train(
                 page.add(0, results)
                 loop.evaluated(0, results, tasks(0, state.params))
                 checkpoint.save(run.path, 0, state, loop.position(), plan, peers)
-            train_step = compile_step(train_step, state, cfg)
+            place = partial(spread_rows, sharding=rows, rows=cfg.data.batch_size)
+            step = FittedStep(train_step, cfg, mesh, place, done.micro_batch_splits)
+            step.compile(state)
             for number, batches in loop:
-                on_devices = spread_rows(batches, rows, cfg.data.batch_size)
-                state, metrics = train_step(state, on_devices)
-                loop.log(number, metrics, batches)
+                state, metrics = step(number, state, batches)
+                if state is None:
+                    loop.lost(number)
+                else:
+                    loop.log(number, metrics, batches)
+                if loop.goes_back_to is not None:
+                    del state
+                    state, page = go_back(loop, tx, mesh), TrainingPage(loop)
+                    continue
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
                     page.add(number, results)
@@ -149,7 +158,7 @@ def train(
             write = partial(export, **model, tokenizer=run.inputs.tokenizer)
 
         def finish() -> dict[str, Any]:
-            machine = report.machine(cfg, train_step)
+            machine = report.machine(cfg, step.compiled)
             machine["train_step_traces"] = len(traces)
             if plan.export:
                 replace_folder(run.path / "model", write)
@@ -191,3 +200,15 @@ def begin(
         done.stage1 = stage1.summary()
         state = replace(state, params={**state.params, "value": head})
     return 0, state, done
+
+
+def go_back(loop: Loop, tx: GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state of the checkpoint that the loop goes back to, as on a resume."""
+    run, like = loop.run, abstract_state(loop.run.cfg, tx)
+    if run.peers.is_first:
+        drop_after(run.path / "checkpoints", loop.goes_back_to)
+    found = checkpoint.restore(run.path, like, None, mesh, run.peers)
+    assert found is not None, "a loop goes back to a checkpoint that is there"
+    step, state, position = found
+    loop.gone_back(step, position)
+    return spread(state, layout.kept(mesh, state))

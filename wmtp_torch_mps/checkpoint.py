@@ -80,7 +80,7 @@ def write(
         config=cfg,
         inputs=recorded_inputs(run),
         versions={"torch": torch.__version__},
-        updates=state.step - state.skipped,
+        updates=state.step - int(state.skipped),
         adapted=_adapted(state),
     )
     params = by_name(named(model))
@@ -91,12 +91,13 @@ def write(
 
 def _adapted(state: TrainState) -> dict[str, float] | None:
     """What float16 and a lack of memory have come to; None where nothing has."""
-    if not state.scaler.is_enabled() and state.splits == 1:
+    waited = int(state.skipped_frozen)
+    if not state.scaler.is_enabled() and state.splits == 1 and not waited:
         return None
     scaler = state.scaler.state_dict()
     found = {name: float(scaler.get(name, 0)) for name in ("scale", "_growth_tracker")}
-    if state.skipped_frozen:
-        found["skipped_frozen"] = float(state.skipped_frozen)
+    if waited:
+        found["skipped_frozen"] = float(waited)
     return found | {"splits": float(state.splits)}
 
 

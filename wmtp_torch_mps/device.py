@@ -10,6 +10,7 @@ import torch
 from shared.config.fields import Config
 from shared.data.batches import Batch
 from shared.messages import first_line
+from shared.run.memory import does_not_fit
 from shared.run.report import peak_of_process
 from wmtp_torch_mps.precision import has_bfloat16
 from wmtp_torch_mps.usable import require_usable, say_no_mps
@@ -122,24 +123,4 @@ def memory_told() -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise does_not_fit("the run", error) from error
-
-
-def more_splits(rows: int, splits: int, error: RuntimeError) -> int:
-    """Into how many parts a micro-batch of so many rows is cut next.
-
-    Raises:
-      MemoryError: if one row is too much.
-    """
-    finer = [n for n in range(splits + 1, rows + 1) if rows % n == 0]
-    if not finer:
-        raise does_not_fit("a micro-batch of one row", error)
-    return finer[0]
-
-
-def does_not_fit(what: str, error: RuntimeError) -> MemoryError:
-    """The line that says so, with torch's own reason."""
-    return MemoryError(
-        f"{what} must fit into memory, got: {first_line(error)} (less "
-        "data.max_length, a smaller model, or machine.rematerialise)"
-    )
+        raise MemoryError(does_not_fit("the run", first_line(error))) from error

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,42 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The rate of the next update in every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
+
+
+@torch.no_grad()
+def update_unless(skipped: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One update, or none: parameters, moments and counts then stay as they are.
+
+    AdamW's fused kernel asks `found_inf` itself, where the gradient lies; for the
+    others, and a kernel that does not ask, the host waits for the answer.
+    """
+    fused = isinstance(optimizer, torch.optim.AdamW)
+    if not fused or (skipped.is_mps and not kernel_asks(skipped.device)):
+        if not bool(skipped):
+            optimizer.step()
+        return
+    optimizer.grad_scale, optimizer.found_inf = None, skipped.float()  # as GradScaler
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf
+
+
+@cache
+def kernel_asks(device: torch.device) -> bool:
+    """Whether the fused AdamW of a device makes no update where `found_inf` is 1.
+
+    Older kernels of mps did not ask (pytorch/pytorch#186360).
+    """
+    parameter = nn.Parameter(torch.ones(4, device=device))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    for found in (0.0, 1.0):
+        before = parameter.detach().clone()
+        parameter.grad = torch.full_like(before, math.nan if found else 1.0)
+        optimizer.grad_scale = None
+        optimizer.found_inf = torch.full((), found, device=device)
+        optimizer.step()
+    return torch.equal(parameter.detach(), before)
 
 
 def moments_of(

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from shared import axes, weighting
 from shared.config.fields import Config
-from wmtp_torch_mps.optimizer import make_optimizer, set_rates
+from wmtp_torch_mps.optimizer import make_optimizer, set_rates, update_unless
 from wmtp_torch_mps.self_test import GRADIENT, Compute
 from wmtp_torch_mps.state import make_scaler
 
@@ -133,8 +133,7 @@ def weights(device: torch.device) -> dict[str, Tensor]:
 def updates(cfg: Config, device: torch.device) -> dict[str, Tensor]:
     """Three updates by the run's optimizer, of small parameters.
 
-    In float16 the second has a gradient that is not finite, and must change nothing
-    (older fused kernels of mps did not ask: pytorch/pytorch#186360).
+    The second has a gradient that is not finite, and must change nothing.
     """
     start = {"matrix.weight": _numbers(12, 40, WIDTH), "bias": _numbers(13, WIDTH)}
     parameters = {name: nn.Parameter(x.to(device)) for name, x in start.items()}
@@ -142,13 +141,16 @@ def updates(cfg: Config, device: torch.device) -> dict[str, Tensor]:
     scaler = make_scaler(cfg, device)
     set_rates(optimizer, 0.1)
     for number in range(3):
-        overflow = math.inf if scaler.is_enabled() and number == 1 else 1.0
+        overflow = math.inf if number == 1 else 1.0
         for seed, parameter in enumerate(parameters.values(), 14 + 2 * number):
             gradient = _numbers(seed, *parameter.shape).to(device)
             parameter.grad = gradient * (overflow * scaler.get_scale())
         scaler.unscale_(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
+        gradients = [x.grad for x in parameters.values() if x.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(x) for x in gradients])
+        update_unless(~norms.isfinite().all(), optimizer)
+        if scaler.is_enabled():
+            scaler.update()
     return {name: x.detach().cpu() for name, x in parameters.items()}
 
 

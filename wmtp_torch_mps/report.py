@@ -17,7 +17,5 @@ def machine(state: TrainState) -> dict[str, Any]:
         "parameters": count_parameters(state.params.cfg),
         "device": str(device),
         "peak_memory_mib": round(max(state.peak_bytes, peak_memory(device)) / MIB),
-        "micro_batch_splits": state.splits,
-        "skipped_updates": state.skipped,
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
     }

@@ -10,14 +10,11 @@ from torch import Tensor
 
 from shared.config.fields import Config
 from shared.data.batches import Batch, micro_batches
+from shared.messages import first_line
 from shared.run.inputs import Inputs, make_batches
+from shared.run.memory import next_splits
 from shared.signals.columns import COLUMNS
-from wmtp_torch_mps.device import (
-    empty_cache,
-    is_out_of_memory,
-    more_splits,
-    to_device,
-)
+from wmtp_torch_mps.device import empty_cache, is_out_of_memory, to_device
 from wmtp_torch_mps.init_params import init_params
 from wmtp_torch_mps.loss import add_gradients, run_trunk
 from wmtp_torch_mps.model import WMTP, learning
@@ -57,7 +54,7 @@ def test_device(inputs: Inputs, device: torch.device) -> int:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            splits = more_splits(cfg.data.batch_size, splits, error)
+            splits = next_splits(cfg.data.batch_size, splits, first_line(error))
         empty_cache(device, 0, 1)
 
 

@@ -21,7 +21,7 @@ class TrainState:
       params: the model.
       scaler: of the loss, for float16; disabled otherwise.
       splits: into how many parts a micro-batch is cut since memory ran out; 1 is whole.
-      skipped: updates not made, as a float16 gradient was not finite.
+      skipped: updates not made, as loss or gradient was not finite; on the device.
       skipped_frozen: those of them in the head warm-up.
       peak_bytes: the most memory that was in use after a step, of this process.
     """
@@ -31,8 +31,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     splits: int = 1
-    skipped: int = 0
-    skipped_frozen: int = 0
+    skipped: int | torch.Tensor = 0
+    skipped_frozen: int | torch.Tensor = 0
     peak_bytes: int = 0
 
 

@@ -9,7 +9,6 @@ halved without changing what is computed.
 Axes: A micro-batches of a step, B rows, L positions.
 """
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,22 +22,20 @@ from shared.config.fields import Config
 from shared.data.batches import Batch, micro_batches
 from shared.messages import first_line
 from shared.run.finite import NOT_FINITE
+from shared.run.memory import cut_finer
 from wmtp_torch_mps import critic
 from wmtp_torch_mps.device import (
     empty_cache,
     is_out_of_memory,
     memory_in_use,
-    more_splits,
     peak_memory,
     to_device,
 )
 from wmtp_torch_mps.heads import head_states
 from wmtp_torch_mps.loss import add_gradients, nll_heads, run_trunk, targets_of
 from wmtp_torch_mps.model import WMTP, group_of, learning
-from wmtp_torch_mps.optimizer import learning_rate, set_rates
+from wmtp_torch_mps.optimizer import learning_rate, set_rates, update_unless
 from wmtp_torch_mps.state import TrainState
-
-log = logging.getLogger("wmtp")
 
 
 def train_step(
@@ -46,8 +43,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """One update over the micro-batches `[A, B, L]`: `(state, metrics)`.
 
-    Model and optimizer are changed in place. A float16 gradient that is not finite
-    makes no update, and the next loss is scaled less.
+    Model and optimizer are changed in place. Where a metric or a gradient is not
+    finite, no update is made: parameters, moments and Adam's count stay as they are,
+    and the step counts as a step. In float16 the next loss is then scaled less.
     """
     model, optimizer, scaler = state.params, state.optimizer, state.scaler
     cfg, device = model.cfg, model.device
@@ -57,17 +55,18 @@ def train_step(
     metrics = step_metrics(sums, extremes, cfg)
     scaler.unscale_(optimizer)
     frozen = state.step < cfg.head_warmup
-    metrics |= _clip(parameters, scales, cfg, frozen=frozen)
+    norms, bad_T = _clip(parameters, scales, cfg, frozen=frozen)
+    metrics |= norms
+    metrics[NOT_FINITE] = _first_not_finite(bad_T, metrics)
+    skipped = metrics[NOT_FINITE] >= 0  # where it lies: the host does not wait for it
     metrics["lr"] = learning_rate(cfg.optimizer, num_steps, state.step)
     set_rates(optimizer, metrics["lr"])
-    scaler.step(optimizer)
+    update_unless(skipped, optimizer)
+    state.skipped += skipped
+    state.skipped_frozen += skipped & frozen
     if scaler.is_enabled():
-        before = scaler.get_scale()
         scaler.update()
         metrics["loss_scale"] = scaler.get_scale()
-        skipped = metrics["loss_scale"] < before
-        state.skipped += skipped
-        state.skipped_frozen += skipped and frozen
     state.step += 1
     metrics |= memory_in_use(device)
     state.peak_bytes = max(state.peak_bytes, peak_memory(device))
@@ -95,17 +94,10 @@ def _accumulate(
                 raise
             reason = first_line(error)
             rows = batches.tokens_BL.shape[1]
-            state.splits = more_splits(rows, state.splits, error)
+            state.splits = cut_finer(state.step + 1, rows, state.splits, reason)
         # Only here has the error, with all tensors that it held, gone.
         state.optimizer.zero_grad(set_to_none=True)
         empty_cache(state.params.device, 0, 1)
-        log.warning(
-            "out of memory: step %d runs again in micro-batches of %d rows, the same "
-            "global batch (%s)",
-            state.step + 1,
-            rows // state.splits,
-            reason,
-        )
 
 
 def _add_up(
@@ -204,9 +196,9 @@ def _clip(
     cfg: Config,
     *,
     frozen: bool,
-) -> dict[str, Tensor]:
-    """Clips by global norm; the norms before, of trunk and of all else, and which is
-    the first parameter whose gradient is not finite, or -1.
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Clips by global norm; the norms before, of trunk and of all else, and which
+    parameters have a gradient that is not finite.
 
     A `frozen` trunk (head warm-up) has no gradient, in the norm as for the optimizer,
     which leaves it alone and counts its updates from the first that it makes.
@@ -231,10 +223,17 @@ def _clip(
     for name, parameter in parameters.items():
         if parameter.grad is not None:
             parameter.grad.mul_(factor * scales[name])
-    bad_T = ~torch.stack(finite)
-    first = torch.where(bad_T.any(), bad_T.int().argmax(), -1)
     norms_of = {"grad_norm_trunk": trunk, "grad_norm_heads": others}
-    return norms_of | {NOT_FINITE: first}
+    return norms_of, ~torch.stack(finite)
+
+
+def _first_not_finite(bad_T: Tensor, metrics: dict[str, Tensor]) -> Tensor:
+    """The place of the first parameter whose gradient is not finite, or -1; how many
+    there are where only a metric is not.
+    """
+    finite = torch.stack([*metrics.values()]).isfinite().all()
+    without = torch.where(finite, -1, len(bad_T))
+    return torch.where(bad_T.any(), bad_T.int().argmax(), without)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def train(
         steps, rate = (start, num_steps), partial(learning_rate, cfg.optimizer)
         log_jump(cfg, run.before, training, steps, rate)
         drop_after(run.path / "checkpoints", start)
-        state.splits = max(state.splits, splits)
+        state.splits = max(state.splits, splits, done.micro_batch_splits)
         data = (training, validation)
         known = {"asynchronous": False, "tensors": [*learning(state.params)]}
         with Loop(run, done, *steps, *data, **known) as loop:
@@ -93,6 +93,10 @@ def train(
             for number, batches in loop:
                 state, metrics = train_step(state, batches, num_steps)
                 loop.log(number, metrics, batches)
+                if loop.goes_back_to is not None:
+                    del state
+                    state, page = go_back(loop, device), TrainingPage(loop)
+                    continue
                 if loop.evaluates(number):
                     results = [eval_step(state.params, b) for b in validation]
                     page.add(number, results)
@@ -143,3 +147,15 @@ def begin(
             critic.train_value_head(state.params, stage1)
         done.stage1 = stage1.summary()
     return 0, state, done
+
+
+def go_back(loop: Loop, device: torch.device) -> TrainState:
+    """The state of the checkpoint that the loop goes back to, as on a resume."""
+    run = loop.run
+    drop_after(run.path / "checkpoints", loop.goes_back_to)
+    found = checkpoint.restore(run.path, run.cfg, device)
+    assert found is not None, "a loop goes back to a checkpoint that is there"
+    step, state, position = found
+    loop.gone_back(step, position)
+    state.splits = max(state.splits, loop.done.micro_batch_splits)
+    return state

@@ -202,6 +202,13 @@ class TrainBatches:
             self._rows = self.epoch_rows(epoch)
         self._epoch, self._step = epoch, step
 
+    def ids_at(self, state: dict[str, int]) -> list[str]:
+        """The ids of the examples in the batch at a position that `state` gave."""
+        epoch, start = state["epoch"], state["step"] * self._rows_per_step
+        rows = self._rows if epoch == self._epoch else self.epoch_rows(epoch)
+        chosen = rows[start : start + self._rows_per_step]
+        return [self.split.documents[index].id for row in chosen for index in row]
+
     def __iter__(self) -> Iterator[Batch]:
         return self
 

@@ -2,31 +2,46 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shared.algorithms import head_weights
 from shared.config.fields import Config
 
-# Of a step: the place of the first tensor whose gradient is not finite, or -1.
+# Of a step: the place of the first tensor whose gradient is not finite, how many there
+# are if only another number of it is not, or -1. It has made no update unless it is -1.
 NOT_FINITE = "not_finite"
 SMALLEST_SCALE = 2.0**-24  # of a float16 loss; below it no gradient has ever fitted
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepRead:
+    """What a step measured.
+
+    Attributes:
+      metrics: what of it is finite, without the means over nothing.
+      skipped: whether it has made no update.
+      fault: what was not finite, in words. There is none where a float16 gradient has
+        overflowed: the next loss is scaled less.
+    """
+
+    metrics: dict[str, float]
+    skipped: bool = False
+    fault: str = ""
+
+
 def read_step(
     number: int, metrics: dict[str, Any], cfg: Config, tensors: Sequence[str]
-) -> dict[str, float]:
-    """The metrics of a step as floats, without the means over nothing.
-
-    Waits for the step. A float16 gradient may overflow, which makes no update: its norm
-    is left out.
+) -> StepRead:
+    """The metrics of a step as floats; waits for the step.
 
     Args:
       metrics: scalars, `NOT_FINITE` among them.
       tensors: the parameters by their names, in the order that it counts in.
 
     Raises:
-      FloatingPointError: naming the step, what is not finite, and the first tensor
-        whose gradient is not.
+      FloatingPointError: naming the step and what is not finite, if an update was made
+        all the same, or no float16 gradient is finite any more.
     """
     found = {name: float(x) for name, x in metrics.items()}
     bad, half = int(found.pop(NOT_FINITE, -1)), "loss_scale" in found
@@ -35,16 +50,20 @@ def read_step(
             f"loss_scale is {found['loss_scale']:.1e} at step {number}: no float16 "
             "gradient is finite any more"
         )
-    for name, value in list(found.items()):
-        if math.isfinite(value):
-            continue
-        if half and name.startswith("grad_norm_"):
-            del found[name]
-            continue
-        where = f"; the gradient of {tensors[bad]} is not finite" if bad >= 0 else ""
-        said = f"{name} must be finite, got {value} at step {number}{where}"
-        raise FloatingPointError(said)
-    return measured(found, cfg)
+    wrong = {name: x for name, x in found.items() if not math.isfinite(x)}
+    kept = measured({n: x for n, x in found.items() if n not in wrong}, cfg)
+    if half:
+        wrong = {n: x for n, x in wrong.items() if not n.startswith("grad_norm_")}
+    # Of several the same one, whatever the order that a trainer gives them in.
+    first = sorted(wrong, key=lambda name: (name != "loss", name))[:1]
+    said = [f"{n} must be finite, got {wrong[n]} at step {number}" for n in first]
+    where = tensors[bad : bad + 1] if bad >= 0 else ()
+    fault = "; ".join([*said, *(f"the gradient of {x} is not finite" for x in where)])
+    if not wrong:  # a float16 gradient alone
+        fault = ""
+    if wrong and bad < 0:
+        raise FloatingPointError(fault)
+    return StepRead(metrics=kept, skipped=bad >= 0, fault=fault)
 
 
 def read_reference_step(
@@ -53,13 +72,15 @@ def read_reference_step(
     """The loss of a step of the reference, if it has one, to be shown.
 
     Raises:
-      FloatingPointError: as `read_step`.
+      FloatingPointError: if anything of it is not finite.
     """
     try:
-        found = read_step(number, metrics, cfg, tensors)
+        read = read_step(number, metrics, cfg, tensors)
     except FloatingPointError as error:
         raise FloatingPointError(f"the reference: {error}") from None
-    return {name: x for name, x in found.items() if name == "loss"}
+    if read.fault:
+        raise FloatingPointError(f"the reference: {read.fault}")
+    return {name: x for name, x in read.metrics.items() if name == "loss"}
 
 
 def require_finite_epoch(told: dict[str, float], epoch: int) -> None:

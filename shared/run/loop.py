@@ -4,6 +4,10 @@
         for number, batches in loop:
             state, metrics = step(state, batches)
             loop.log(number, metrics, batches)
+            if loop.goes_back_to is not None:
+                state, position = restore(loop.goes_back_to)
+                loop.gone_back(step, position)
+                continue
             if loop.evaluates(number):
                 results = [eval_step(state.params, b) for b in validation]
                 loop.evaluated(number, results, tasks(number, state.params))
@@ -28,6 +32,7 @@ from shared.data.batches import Batch, TrainBatches
 from shared.run.finite import read_step
 from shared.run.freed_memory import give_freed_memory_back, keep_freed_memory
 from shared.run.open_run import Run
+from shared.run.setbacks import Setbacks
 from shared.run.stops import Stopped, polite
 from shared.run.validation import (
     eval_metrics,
@@ -57,8 +62,9 @@ class Loop:
       tensors: names of the parameters, in the order that a step counts them in.
 
     Raises:
-      FloatingPointError: if anything measured is not finite; nothing of that step, or
-        of the one after it, is kept then.
+      FloatingPointError: if validation is not finite, or updates are skipped again and
+        again (`shared/run/setbacks.py`); nothing of such a step, or of the one after
+        it, is kept then.
       Stopped: at the end of the `with`, if the run was told to stop; by then
         it has been saved.
     """
@@ -97,6 +103,7 @@ class Loop:
             run.seconds_before_steps = round(time.perf_counter() - run.started, 1)
         self._pending: tuple[int, dict[str, Any], Batch] | None = None
         self._read: dict[str, float] | None = None
+        self._setbacks = Setbacks(run, done, train)
         self._clock = time.perf_counter()
 
     def __enter__(self) -> "Loop":
@@ -124,16 +131,17 @@ class Loop:
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         self._clock = time.perf_counter()
         self._last_step, self._is_saved = self.start, True
-        for number in range(self.start + 1, self.num_steps + 1):
+        while self._last_step < self.num_steps:
             # Told before the first step, as in its compilation, or inside a save.
             if self._is_saved:
                 self.stopping = self.stopping or self._agreed()
             if self.stopping or self._is_enough:
                 break
+            number = self._last_step + 1
             self._last_step, self._is_saved = number, False
             keep_freed_memory()
             self.watchdog.now("data", number)
-            batches = next(self.train)
+            batches = self._setbacks.next_batch(number)
             self.watchdog.now("step", number)
             yield number, batches
         self.watchdog.now("end", self._last_step)
@@ -156,6 +164,8 @@ class Loop:
         """Takes the metrics of the step just dispatched; reads those of the last."""
         self._wait()
         self._write({})
+        if self.goes_back_to is not None:  # this step began at a state that is left
+            return
         if self.peers.count > 1:  # this process has some of the rows
             batches = self.train.outline()
         self._pending = (number, metrics, batches)
@@ -166,7 +176,7 @@ class Loop:
         before, self._vote = self._vote, self.peers.ask(self._stop.told)
         waits = not self.asynchronous or self.peers.count == 1
         self.stopping = self._vote() if waits else before()
-        if self.evaluates(number) or self.saves(number):
+        if self.evaluates(number) or self._saves_often(number) or self.saves(number):
             self._wait()
             doing = "evaluation" if self.evaluates(number) else "checkpoint"
             self.watchdog.now(doing, number)
@@ -178,13 +188,18 @@ class Loop:
     def saves(self, number: int) -> bool:
         """Whether a checkpoint is written after this step and its evaluation.
 
-        With early stopping also of every model that is the best so far.
+        With early stopping also of every model that is the best so far. Not while
+        updates are skipped: those before are what a roll-back needs.
         """
-        due = number % self.cfg.train.save_every == 0 or number == self.num_steps
+        due = self._saves_often(number) and not self.done.skipped_in_a_row
+        due = due or number == self.num_steps
         ends = self._is_enough and self.evaluates(number)
         done = self.done
         best = best_kept(done.best_nll, done.best_step, self.cfg.train) == number
         return bool(due or self.stopping or ends or best)
+
+    def _saves_often(self, number: int) -> bool:
+        return number % self.cfg.train.save_every == 0
 
     def evaluated(
         self,
@@ -250,6 +265,25 @@ class Loop:
         return self.peers.ask(self._stop.told)()
 
     @property
+    def goes_back_to(self) -> int | None:
+        """The step of the checkpoint that the trainer has to restore now, if any."""
+        return self._setbacks.goes_back_to
+
+    def lost(self, number: int) -> None:
+        """Says that a step has left no state: the run goes on from its checkpoint."""
+        self._wait()
+        self._setbacks.lost(number)
+
+    def gone_back(self, step: int, position: dict[str, Any]) -> None:
+        """Goes on from the checkpoint of a step, as a resume does."""
+        self._setbacks.gone_back(step, position)
+        self.tracker.go_back(step)
+        self.start = self._last_step = step
+        self._is_saved = True
+        self._pending = self._read = None
+        self._clock = time.perf_counter()
+
+    @property
     def _is_enough(self) -> bool:
         return 0 < self.cfg.train.patience <= self.done.worse
 
@@ -258,8 +292,9 @@ class Loop:
         if self._pending is None or self._read is not None:
             return
         number, metrics, batches = self._pending
-        self._read = read_step(number, metrics, self.cfg, self.tensors)  # host sync
+        read = read_step(number, metrics, self.cfg, self.tensors)  # host sync
         now = time.perf_counter()
+        self._read = read.metrics | self._setbacks.take(number, read)
         seconds, self._clock = now - self._clock, now
         peak = self.peak_flops
         speed = throughput(self.cfg, batches, self._read, seconds, peak)

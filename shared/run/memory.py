@@ -14,6 +14,7 @@ sum of all but the program is within 25 % of what XLA asks for.
 Axes: B rows, L positions, D width, F inner width, N attention heads, V vocabulary.
 """
 
+import logging
 from dataclasses import dataclass
 from math import prod
 
@@ -23,6 +24,7 @@ from shared.head_types import HEAD_TYPES
 from shared.huggingface.names import TRUNK, pieces_of
 from shared.state.header import moment_names
 
+log = logging.getLogger("wmtp")
 MIB = 1024**2
 
 
@@ -80,6 +82,53 @@ COSTS = {
         program=700,
     ),
 }
+
+
+def cut_finer(step: int, rows: int, splits: int, reason: str, devices: int = 1) -> int:
+    """Into how many parts a micro-batch is cut next, where it did not fit; says so.
+
+    Args:
+      step: that is computed again.
+      rows: of a whole micro-batch, now in `splits` parts.
+      reason: the library's own words.
+      devices: among which the rows of a part are split evenly.
+
+    Raises:
+      MemoryError: if a part cannot be smaller.
+    """
+    parts = next_splits(rows, splits, reason, devices)
+    log.warning(
+        "out of memory: step %d runs again in micro-batches of %d rows, the same "
+        "global batch (%s)",
+        step,
+        rows // parts,
+        reason,
+    )
+    return parts
+
+
+def next_splits(rows: int, splits: int, reason: str, devices: int = 1) -> int:
+    """The same, without a word."""
+    finer = range(splits + 1, rows // devices + 1)
+    parts = next((n for n in finer if rows % (n * devices) == 0), None)
+    if parts is None:
+        each = "" if devices == 1 else " on each device"
+        raise MemoryError(does_not_fit(f"a micro-batch of one row{each}", reason))
+    return parts
+
+
+def does_not_fit(what: str, reason: str) -> str:
+    """The line that says so, with the library's own reason."""
+    return (
+        f"{what} must fit into memory, got: {reason} (less data.max_length, a smaller "
+        "model, or machine.rematerialise)"
+    )
+
+
+def fitting_splits(rows: int, splits: int, devices: int) -> int:
+    """As many parts as that, or fewer where devices could not share a part evenly."""
+    parts = range(min(splits, rows), 0, -1)
+    return next((n for n in parts if rows % (n * devices) == 0), 1)
 
 
 def count_parameters(cfg: Config) -> dict[str, int]:

@@ -147,6 +147,11 @@ def summarize(
         "reward": signals.sources.get("reward"),
         "contamination": inputs.contamination.to_json(),
         "value_head_stage1": done.stage1,
+        "skipped_updates": done.skipped_updates,
+        "roll_backs": done.roll_backs,
+        "passed_over": done.passed_over,
+        "grad_spikes": done.grad_spikes,
+        "micro_batch_splits": done.micro_batch_splits,
         "documents": {n: len(s.documents) for n, s in inputs.splits.items()},
         "documents_cut": {n: s.num_cut for n, s in inputs.splits.items()},
         "documents_without_target": {

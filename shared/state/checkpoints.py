@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,14 @@ class Progressed:
         by more than train.min_delta, and where it was.
       worse: evaluations in a row that were no better.
       stage1: how the value head's first stage ended.
+      skipped_updates: updates not made, as loss or gradient was not finite.
+      skipped_in_a_row: the newest of them, up to the last update that was made.
+      roll_backs: how often the run went back to a checkpoint because of them.
+      passed_over: what each of those left out, see `shared/run/setbacks.py`.
+      grad_norms: the newest norms of the gradient, of which spikes are told.
+      grad_spikes: how many there were.
+      micro_batch_splits: into how many parts micro-batches are cut since memory ran
+        out; 1 is whole.
     """
 
     data: dict[str, int]
@@ -48,6 +56,13 @@ class Progressed:
     best_step: int = 0
     worse: int = 0
     stage1: dict[str, float] | None = None
+    skipped_updates: int = 0
+    skipped_in_a_row: int = 0
+    roll_backs: int = 0
+    passed_over: list[dict[str, int]] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    grad_spikes: int = 0
+    micro_batch_splits: int = 1
 
 
 def best_kept(best_nll: float | None, best_step: int, cfg: TrainConfig) -> int | None:

@@ -76,6 +76,22 @@ POSITION: dict[str, tuple[str, Any]] = {
     "worse": COUNT,
     "stage1": NUMBERS,
 }
+# What older versions did not know of a position.
+LATER: dict[str, tuple[str, Any]] = {
+    "skipped_updates": COUNT,
+    "skipped_in_a_row": COUNT,
+    "roll_backs": COUNT,
+    "passed_over": (
+        "a list of objects of whole numbers >= 0",
+        lambda x: isinstance(x, list) and all(_is_of(y, _is_count) for y in x),
+    ),
+    "grad_norms": (
+        "a list of numbers >= 0",
+        lambda x: isinstance(x, list) and all(_is_number(y) and y >= 0 for y in x),
+    ),
+    "grad_spikes": COUNT,
+    "micro_batch_splits": COUNT,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +168,9 @@ def read_header(folder: Path) -> tuple[Header, dict[str, str]]:
             "damaged?)"
         )
     _check_keys(keys, KEYS)
-    _check_keys(Keys(path, found["position"], "position."), POSITION)
+    position = Keys(path, found["position"], "position.")
+    there = {key: test for key, test in LATER.items() if key in position.found}
+    _check_keys(position, POSITION | there)
     cfg = _read_config(found["config"], path)
     rule, names = cfg.optimizer.name, moment_names(cfg.optimizer)
     step, digests = found["step"], found["sha256"]

@@ -47,6 +47,8 @@ FREE_ON_RESUME = {
     "train.eval_every",
     "train.inspect",
     "train.keep_checkpoints",
+    "train.max_roll_backs",
+    "train.max_skipped",
     "train.max_steps",
     "train.min_delta",
     "train.patience",

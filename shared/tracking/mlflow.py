@@ -98,6 +98,7 @@ class MLflow:
         self._params = flatten(cfg) if params is None else params
         self._started = time.time_ns() // 1_000_000
         self._resumed, self._run_id = earlier is not None, ""
+        self._last_step = -1  # that the store has
         self._buffer: list[list[tuple[str, float, int, int]]] = []  # rows of metrics
         self._files: dict[Path, str] = {}
         self._sent = time.monotonic()
@@ -117,6 +118,14 @@ class MLflow:
         late = time.monotonic() - self._sent >= SEND_SECONDS
         if len(self._buffer) >= SEND_ROWS or late:
             self._send()
+
+    @may_fail
+    def go_back(self, step: int) -> None:
+        """Drops the rows after a step, sent or not: others come in their place."""
+        self._buffer = [row for row in self._buffer if row and row[0][-1] <= step]
+        self._send()
+        _drop_after(self.folder / "mlflow.db", self._run_id, step)
+        self._last_step = min(self._last_step, step)
 
     @may_fail
     def keep_file(self, path: Path, to: str) -> None:
@@ -296,6 +305,15 @@ def _largest_step(database: Path, run_id: str) -> int:
     with contextlib.closing(sqlite3.connect(database, BUSY_SECONDS)) as connection:
         (step,) = connection.execute(query, (run_id,)).fetchone()
     return -1 if step is None else step
+
+
+def _drop_after(database: Path, run_id: str, step: int) -> None:
+    # The client can only add. The newest of a metric is written with its next row.
+    with contextlib.closing(sqlite3.connect(database, BUSY_SECONDS)) as connection:
+        for table in ("metrics", "latest_metrics"):
+            query = f"DELETE FROM {table} WHERE run_uuid = ? AND step > ?"
+            connection.execute(query, (run_id, step))
+        connection.commit()
 
 
 def _quiet_environment() -> None:

@@ -29,7 +29,13 @@ class JsonLines:
     """
 
     def __init__(self, path: Path):
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
+
+    def go_back(self, step: int) -> None:
+        self._file.close()
+        cut_back(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def log(self, metrics: Metrics, step: int) -> None:
         row = {"step": step} | {name: _json_value(x) for name, x in metrics.items()}
@@ -113,7 +119,13 @@ class TensorBoard:
                 "(pip install tensorboardX)"
             ) from None
         purge = None if resume_step is None else resume_step + 1
+        self._folder, self._make = str(folder), SummaryWriter
         self._writer = SummaryWriter(logdir=str(folder), purge_step=purge)
+
+    @may_fail
+    def go_back(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._make(logdir=self._folder, purge_step=step + 1)
 
     @may_fail
     def log(self, metrics: Metrics, step: int) -> None:
@@ -135,6 +147,11 @@ class Several:
         """Records what one step measured; steps only grow."""
         for tracker in self.trackers:
             tracker.log(metrics, step)
+
+    def go_back(self, step: int) -> None:
+        """Drops what was recorded after a step, which comes again otherwise."""
+        for tracker in self.trackers:
+            tracker.go_back(step)
 
     def keep_file(self, path: Path, to: str) -> None:
         """Shows a file of the run in MLflow, too; again where it has changed.

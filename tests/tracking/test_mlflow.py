@@ -200,3 +200,20 @@ def test_a_file_of_a_run_goes_with_its_rows(folder, tmp_path):
         run_id(folder / "a"), "inspected/page.html", str(tmp_path)
     )
     assert Path(kept).read_text() == "new"
+
+
+def test_a_roll_back_takes_rows_back(folder, monkeypatch):
+    """Those that were sent, and those that were not; a row after it comes anew."""
+    monkeypatch.setattr(mlflow_tracker, "SEND_ROWS", 4)
+    run = folder / "back"
+    run.mkdir()
+    tracker = MLflow(config(folder), run)
+    log_losses(tracker, range(6))
+    tracker.log({"only_here": 1.0}, 6)
+    tracker.go_back(2)
+    assert history(folder, run, "loss") == losses(range(3))
+    tracker.log({"loss": 7.5}, 3)
+    tracker.close("FINISHED")
+    assert history(folder, run, "loss") == [*losses(range(3)), (3, 7.5)]
+    found = client(folder).get_run(run_id(run))
+    assert found.data.metrics["loss"] == 7.5 and "only_here" not in found.data.metrics

@@ -292,7 +292,7 @@ def literal(node: ast.AST) -> str:
     """The pattern of a piece of a string; nothing for a value."""
     if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
         return ""
-    pieces = re.split(r"%(?:\.\d)?[sdfe]", node.value)
+    pieces = re.split(r"%(?:\.\d)?[sdfeg]", node.value)
     return ANYTHING.join(map(re.escape, pieces))
 
 

@@ -15,6 +15,7 @@ from shared.config.fields import TrackingConfig
 from shared.data.batches import TrainBatches
 from shared.run import inputs
 from shared.run.loop import Loop
+from shared.run.peers import ALONE
 from shared.run.setbacks import MOST_IDS, named_ids
 from shared.run.spikes import FACTOR, LEAST, WINDOW, spike_over
 from shared.state.checkpoints import Progressed, steps_in
@@ -190,7 +191,8 @@ class Numbered:
 def looped(tmp_path, norms, *, asynchronous, saved=(0,)):
     """What a loop has seen: `(step, position)` of the data by step, its progress."""
     cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
-    run_ = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0)
+    known = {"peers": ALONE, "watchdog": SimpleNamespace(now=lambda *_: None)}
+    run_ = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0, **known)
     for step in saved:
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
     done, seen, train = Progressed({}, first_eval={}), [], Numbered()

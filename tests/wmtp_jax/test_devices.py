@@ -213,9 +213,12 @@ cases = {
         "baseline", model=replace(plain, dropout=0.3), head_type="block"
     ),
     "rematerialise": shared_out.config(
-        "baseline", machine=MachineConfig(rematerialise=True), head_type="residual"
+        "baseline", machine=MachineConfig(rematerialise="layer"), head_type="residual"
     ),
 }
+cases["attention in blocks"] = shared_out.config(
+    "baseline", machine=MachineConfig(attention="blocks"), head_type="block"
+)
 heads = cases["V divides"].heads
 cases["self"] = replace(
     cases["V divides"],

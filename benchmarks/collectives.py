@@ -32,6 +32,8 @@ EXCHANGE = re.compile(
 )
 GROUPS = re.compile(r"(?:replica_groups|source_target_pairs)=(\S+?),? ")
 OF = re.compile(r'op_name="([^"]*)"')
+# The body of the loop over the blocks of rows; a scan over heads calls its own.
+BLOCKS = re.compile(r"shard_map/(?:.*/)?while/body/[\w\-]+$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -42,7 +44,6 @@ class Exchange(NamedTuple):
       kind: as XLA calls it.
       size: bytes that a device has of its result.
       loops: the loops that it stands in, outermost first.
-      deepest: whether it stands in one that has no loop inside.
       groups: the devices that take part, as XLA writes them.
       of: where in our program it comes from.
     """
@@ -50,7 +51,6 @@ class Exchange(NamedTuple):
     kind: str
     size: int
     loops: tuple[str, ...]
-    deepest: bool
     groups: str
     of: str
 
@@ -74,20 +74,12 @@ def _walk(
             result, kind, rest = match.groups()
             groups, of = GROUPS.search(rest), OF.search(rest)
             told = groups[1] if groups else "", of[1] if of else ""
-            deepest = bool(loops) and not _loops_in(bodies, loops[-1])
-            found.append(Exchange(kind, _size(result), loops, deepest, *told))
+            found.append(Exchange(kind, _size(result), loops, *told))
         is_loop = " while(" in line
         for called in _called(line):
             if called in bodies:
                 inner = (*loops, called) if is_loop else loops
                 _walk(bodies, called, inner, found)
-
-
-def _loops_in(bodies: dict[str, list[str]], name: str) -> bool:
-    lines = bodies[name]
-    called = [x for line in lines for x in _called(line) if x in bodies]
-    own = any(" while(" in line for line in lines)
-    return own or any(_loops_in(bodies, x) for x in called)
 
 
 def _computations(program: str) -> tuple[dict[str, list[str]], str]:
@@ -153,7 +145,7 @@ def row(cfg: Config, sizes: tuple[int, int, int]) -> dict[str, Any]:
     compiled = jitted.lower(abstract_state(cfg, tx), abstract_batch(cfg)).compile()
     memory, told = compiled.memory_analysis(), exchanges(compiled.as_text())
     of_pass = [x for x in told if "shard_map" in x.of]
-    inside = [x.size for x in of_pass if x.deepest]
+    inside = [x.size for x in of_pass if BLOCKS.search(x.of)]
     largest = max(told, key=lambda x: x.size, default=None)
     return {
         "data x fsdp x tensor": " x ".join(map(str, sizes)),

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import (
     bandwidth,
+    collectives,
     decode,
     decoders,
     floor,
@@ -229,6 +230,32 @@ def test_long_rows(monkeypatch, tmp_path, trainer):
     assert [row["variant"] for row in rows] == names
     assert {(row["L"], row["rows"]) for row in rows} == {(128, 2)}
     assert rows[0]["over the first"] == 1 and all(row["s"] > 0 for row in rows)
+
+
+def test_collectives_are_found_in_the_loops_they_stand_in():
+    """In a loop in a loop, in what that calls, and outside of both."""
+    text = """HloModule made
+
+%inner (a: f32[2]) -> f32[2] {
+  %x = f32[2,8]{1,0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
+}
+
+%outer (b: f32[2]) -> f32[2] {
+  %y = (bf16[4]{0}, f32[4]{0}) all-gather(%b), replica_groups=[1,2]<=[2], dimensions={0}
+  %w = f32[2]{0} while(%b), condition=%c, body=%inner
+}
+
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %v = f32[2]{0} while(%p), condition=%c, body=%outer
+  %z = f32[3]{0} reduce-scatter(%v), replica_groups={{0,1}}, to_apply=%add
+}
+"""  # fmt: skip
+    found = [tuple(x)[:4] for x in collectives.exchanges(text)]
+    assert found == [
+        ("all-gather", 24, ("outer",), "[1,2]<=[2]"),
+        ("all-reduce", 64, ("outer", "inner"), "{{0,1}}"),
+        ("reduce-scatter", 12, (), "{{0,1}}"),
+    ]
 
 
 def test_signals(monkeypatch, tmp_path):

@@ -48,13 +48,12 @@ def flat(state):
 
 saved, like = flat(many.state), jax.eval_shape(lambda: many.state)
 with tempfile.TemporaryDirectory() as folder:
-    manager = checkpoint.open_manager(Path(folder))
-    place = {"best_nll": None, "best_step": 0}
-    checkpoint.save(manager, 2, many.state, place, cfg.train)
+    run, place = Path(folder), {"best_nll": None, "best_step": 0}
+    checkpoint.save(run, 2, many.state, place, cfg.train)
     found["restored"] = []
     for sizes in ((1, 1, 1), (1, 4, 2)):
         mesh = shared_out.mesh_of(sizes)
-        _, state, _ = checkpoint.restore(manager, like, 2, mesh)
+        _, state, _ = checkpoint.restore(run, like, 2, mesh)
         lies = layout.kept(mesh, state)
         same = jax.tree.map(
             lambda x, at: x.sharding.is_equivalent_to(at, x.ndim), state, lies
@@ -62,7 +61,6 @@ with tempfile.TemporaryDirectory() as folder:
         pairs = zip(flat(state), saved, strict=True)
         bits = all(a.tobytes() == b.tobytes() for a, b in pairs)
         found["restored"].append(bits and all(jax.tree.leaves(same)))
-    manager.close()
 
 folder = sys.argv[1]
 layer = read_hf_config(Path(folder)).layer | {"model.name": folder}
@@ -114,14 +112,16 @@ TENSOR_ONLY = ("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]")
 def test_in_the_loop_of_the_head_pass_only_tensor_exchanges(many):
     """A few numbers of each row of a block; all else stands outside of it."""
     of_pass = [x for x in many["exchanges"] if "shard_map" in x["of"]]
-    inside = [x for x in of_pass if x["deepest"]]
+    loops = {tuple(x["loops"]) for x in of_pass}
+    inner = {x for x in loops if x and not any(x == y[: len(x)] != y for y in loops)}
+    inside = [x for x in of_pass if tuple(x["loops"]) in inner]
     # Head 0's blocks, and those of the others, head by head.
     assert {len(x["loops"]) for x in inside} == {1, 2}
     assert {x["kind"] for x in inside} == {"all-reduce"}
     assert {x["groups"] for x in inside} <= set(TENSOR_ONLY)
     assert max(x["size"] for x in inside) == 2 * 4 * 16  # two sums of 16 rows
     # Before and after it: W over fsdp, its gradient back, the states' over tensor.
-    outside = [x for x in of_pass if not x["deepest"]]
+    outside = [x for x in of_pass if tuple(x["loops"]) not in inner]
     kinds = {x["kind"] for x in outside}
     assert {"all-gather", "reduce-scatter", "all-reduce"} <= kinds
 
@@ -213,9 +213,12 @@ cases = {
         "baseline", model=replace(plain, dropout=0.3), head_type="block"
     ),
     "rematerialise": shared_out.config(
-        "baseline", machine=MachineConfig(rematerialise=True), head_type="residual"
+        "baseline", machine=MachineConfig(rematerialise="layer"), head_type="residual"
     ),
 }
+cases["attention in blocks"] = shared_out.config(
+    "baseline", machine=MachineConfig(attention="blocks"), head_type="block"
+)
 heads = cases["V divides"].heads
 cases["self"] = replace(
     cases["V divides"],

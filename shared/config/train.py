@@ -22,6 +22,8 @@ class TrainConfig(Checked):
     """steps between checkpoints, >= 1; also at the end"""
     keep_checkpoints: Annotated[int, ">= 1"] = 2
     """newest checkpoints that stay on disk, >= 1"""
+    keep_best: bool = False
+    """keep the model of the best validation nll, too, and export it"""
     export: bool = True
     """write the model as a Hugging Face folder into the run folder at the end"""
     patience: Annotated[int, ">= 0"] = 0

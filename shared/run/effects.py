@@ -86,8 +86,8 @@ EFFECTS = (
             optimizer="name lr schedule warmup_steps weight_decay beta1 clip_norm",
             train="epochs max_steps accumulation eval_every save_every "
             "watchdog watchdog_seconds "
-            "keep_checkpoints export patience min_delta max_skipped max_roll_backs "
-            "inspect evaluate",
+            "keep_checkpoints keep_best export patience min_delta max_skipped "
+            "max_roll_backs inspect evaluate",
             machine="device dtype attention rematerialise",
             tracking="to",
         ),

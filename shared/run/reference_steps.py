@@ -78,7 +78,7 @@ class ReferenceSteps:
         self._peers, self._stopping = peers, 0
         self._every, self.train = cfg.train.save_every, train
         self.start, self.num_steps = start, num_steps
-        self.keep = replace(cfg.train, keep_checkpoints=1, patience=0)
+        self.keep = replace(cfg.train, keep_checkpoints=1, keep_best=False, patience=0)
 
     def __enter__(self) -> "ReferenceSteps":
         with ExitStack() as opened:

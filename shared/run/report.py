@@ -201,7 +201,7 @@ def finish(path: Path, cfg: Config, summary: dict[str, Any], ui_command: str) ->
     if "eval_explained_variance" in after:
         warn_if_useless(after["eval_explained_variance"])
     best, exported = summary["best_step"], summary["exported_step"]
-    if cfg.train.patience and exported is not None:
+    if (cfg.train.patience or cfg.train.keep_best) and exported is not None:
         log.info(
             "step %d is the best (validation nll %s), step %d the last; the model is "
             "that of step %d",

@@ -66,8 +66,9 @@ class Progressed:
 
 
 def best_kept(best_nll: float | None, best_step: int, cfg: TrainConfig) -> int | None:
-    """The step whose checkpoint stays whatever comes; None without early stopping."""
-    return best_step if cfg.patience > 0 and best_nll is not None else None
+    """The step whose checkpoint stays whatever comes, where the best one is wanted."""
+    wanted = cfg.keep_best or cfg.patience > 0
+    return best_step if wanted and best_nll is not None else None
 
 
 def superseded(steps: Iterable[int], keep: int, best: int | None) -> list[int]:
@@ -78,7 +79,7 @@ def superseded(steps: Iterable[int], keep: int, best: int | None) -> list[int]:
 def step_to_export(
     done: Progressed, cfg: TrainConfig, last: int, there: Iterable[int]
 ) -> int:
-    """The last step, or with early stopping the best.
+    """The last step, or the best where that is kept.
 
     Args:
       there: steps of the checkpoints; the best may be missing where early stopping was

@@ -46,6 +46,7 @@ FREE_ON_RESUME = {
     "train.export",
     "train.eval_every",
     "train.inspect",
+    "train.keep_best",
     "train.keep_checkpoints",
     "train.max_roll_backs",
     "train.max_skipped",

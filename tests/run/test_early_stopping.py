@@ -75,6 +75,19 @@ def test_the_best_model_is_kept_and_exported(backend, told, tmp_path, capsys):
     assert model_bytes(run / "model") == model_bytes(tmp_path / "2")
 
 
+def test_the_best_stays_without_early_stopping(told, tmp_path):
+    place = ("--output-dir", str(tmp_path), "--run-name", "a", "--train.keep-best")
+    never = ("--train.patience", "0")
+    assert torch_train.main([*MODEL, *PACE, *OFTEN, *place, *never]) == 0
+    run = tmp_path / "a"
+    assert steps_in(run / "checkpoints") == [2, 6]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["stopped_early"]) == (6, False)
+    assert (summary["best_step"], summary["exported_step"]) == (2, 2)
+    best = run / "checkpoints" / "2" / "model.safetensors"
+    assert (run / "model" / best.name).read_bytes() == best.read_bytes()
+
+
 def test_the_best_is_never_superseded():
     assert superseded([0, 2, 4, 6], 2, 2) == [0]
     assert superseded([0, 2, 4, 6], 2, None) == [0, 2]
@@ -85,6 +98,7 @@ def test_without_patience_the_last_is_exported(caplog):
     done = Progressed({}, best_nll=1.0, best_step=2)
     assert step_to_export(done, TrainConfig(), 4, [2, 4]) == 4
     assert step_to_export(done, TrainConfig(patience=1), 4, [2, 4]) == 2
+    assert step_to_export(done, TrainConfig(keep_best=True), 4, [2, 4]) == 2
     assert step_to_export(Progressed({}), TrainConfig(patience=1), 4, [0, 4]) == 4
     caplog.clear()
     # Patience that was only given when the run went on.

@@ -21,6 +21,7 @@ from wmtp_jax import reference as jax_reference
 from wmtp_jax import step as jax_step
 from wmtp_jax import train as jax_train
 from wmtp_jax.optimizer import make_optimizer, make_schedule
+from wmtp_jax.sharding import make_mesh
 from wmtp_jax.state import make_state, tensor_names
 from wmtp_torch_mps import reference as torch_reference
 from wmtp_torch_mps import train as torch_train
@@ -128,7 +129,7 @@ def test_a_reference_that_diverges_is_told(module, monkeypatch):
         monkeypatch.setattr(module, "train_step", lambda state, *_: (state, kept))
         monkeypatch.setattr(module, "named", lambda model: {})
     with pytest.raises(FloatingPointError, match=r"reference: loss must .* at step 1"):
-        module.train_reference(cfg, None, None)
+        module.train_reference(cfg, None, make_mesh(cfg))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

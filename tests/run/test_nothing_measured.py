@@ -10,7 +10,9 @@ import pytest
 from shared.config.fields import HeadsConfig, TrackingConfig
 from shared.run import finite, report
 from shared.run.loop import Loop
+from shared.run.peers import ALONE
 from shared.run.validation import eval_metrics
+from shared.run.watchdog import Watchdog
 from shared.state.checkpoints import Progressed
 from tests.cases import shorter
 from tests.refused import write_rows
@@ -69,13 +71,15 @@ def test_validation_reports_heads_that_have_targets():
 def test_nothing_is_not_the_best(tmp_path):
     """The old 0.0 was, and no later evaluation could be better."""
     cfg = small_config(heads=1, tracking=TrackingConfig(to="none"))
-    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0)
+    alone = {"peers": ALONE, "watchdog": Watchdog(factor=0, least=1)}
+    run = SimpleNamespace(cfg=cfg, path=tmp_path, resumed=False, started=0.0, **alone)
     done = Progressed({})
     loop = Loop(run, done, 0, 3, iter([]), [small_batch()])
-    loop.evaluated(0, [{"nll_K": [0.0], "count_K": [0.0]}])
-    assert (done.best_nll, done.best_step, done.worse) == (None, 0, 0)
-    loop.evaluated(1, [{"nll_K": [4.0], "count_K": [2.0]}])
-    loop.evaluated(2, [{"nll_K": [0.0], "count_K": [0.0]}])
+    with loop:
+        loop.evaluated(0, [{"nll_K": [0.0], "count_K": [0.0]}])
+        assert (done.best_nll, done.best_step, done.worse) == (None, 0, 0)
+        loop.evaluated(1, [{"nll_K": [4.0], "count_K": [2.0]}])
+        loop.evaluated(2, [{"nll_K": [0.0], "count_K": [0.0]}])
     assert (done.best_nll, done.best_step, done.worse) == (2.0, 1, 0)
 
 

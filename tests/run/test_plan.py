@@ -10,6 +10,8 @@ import pytest
 from shared.config.fields import OptimizerConfig, TrackingConfig
 from shared.run import plan
 from shared.run.loop import Loop
+from shared.run.peers import ALONE
+from shared.run.watchdog import Watchdog
 from shared.state.checkpoints import Progressed
 from tests.cases import shorter
 from tests.command_lines import run
@@ -117,12 +119,15 @@ def warned(caplog, cfg, *, off=0.0):
     """The warnings of a first evaluation whose reference is `off` by that factor."""
     batch = small_batch().changed(np.asarray)
     total = float(batch.signals["ref_nll"].sum())
-    run = SimpleNamespace(cfg=cfg, path=None, resumed=False, started=0.0)
+    alone = {"peers": ALONE, "watchdog": Watchdog(factor=0, least=1)}
+    run = SimpleNamespace(cfg=cfg, path=None, resumed=False, started=0.0, **alone)
     loop = Loop(run, Progressed({}), 0, 3, iter([]), [batch])
     caplog.clear()
     nll_K = np.full(cfg.heads.count, total * (1 + off))
-    loop.evaluated(0, [{"nll_K": nll_K, "count_K": np.ones(cfg.heads.count)}])
-    loop.evaluated(1, [{"nll_K": nll_K, "count_K": np.ones(cfg.heads.count)}])
+    with loop:
+        for step in (0, 1):
+            found = {"nll_K": nll_K, "count_K": np.ones(cfg.heads.count)}
+            loop.evaluated(step, [found])
     return [x for x in caplog.messages if "the reference gives the nll" in x]
 
 

@@ -70,7 +70,8 @@ def memory(cfg: Config, shares: Shares) -> dict[str, float]:
     """Bytes of a device: what it keeps, and what lives at once in a step.
 
     `temporary` is the larger of two moments: a layer's backward pass, and a block of
-    the heads' rows.
+    the heads' rows. Without `copy of layers`, which XLA's CPU backend makes of their
+    pieces, in the order in which its products read them.
     """
     model, b, t = cfg.model, shares.bytes, shares.tensor
     n, D, V, K = model.num_layers, model.width, model.vocab_size, cfg.heads.count
@@ -84,6 +85,7 @@ def memory(cfg: Config, shares: Shares) -> dict[str, float]:
         "parameters": WHOLE * (matrices / shares.pieces + vectors),
         "moments": 2 * WHOLE * (matrices / shares.pieces + vectors),
         "gradients": WHOLE * (matrices / shares.pieces + vectors),
+        "copy of layers": WHOLE * n * (whole + split) / shares.pieces,
         "inputs of layers": float(n * positions * D * b),
         "gathered layer": b * used,
         "gradient of a layer": WHOLE * used,

@@ -99,12 +99,14 @@ def config(name: str, dtype: str, length: int = 4096, rows: int = 1) -> Config:
 def by_formula(cfg: Config, shares: Shares) -> dict[str, Any]:
     """Bytes, FLOPs and seconds of a step on one device.
 
-    Sums of layers are counted as XLA's CPU backend makes them; seconds as the GPU's.
+    Sums of layers are counted as XLA's CPU backend makes them, which also copies their
+    pieces (`and copy`); seconds as the GPU's.
     """
     found = formulas.memory(cfg, shares)
     return {
         "state": found["state"],
         "temporary": found["temporary"],
+        "and copy": found["temporary"] + found["copy of layers"],
         **formulas.exchanged(cfg, shares, scattered=False),
         "flops": formulas.products(cfg, shares, blocks=True),
         "needed": formulas.needed(cfg) / shares.devices,
@@ -144,6 +146,7 @@ def columns(ours: dict[str, Any], xla: dict[str, Any] | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "state GiB": round(ours["state"] / GIB, 3),
         "temporary GiB": round(ours["temporary"] / GIB, 3),
+        "and copy GiB": round(ours["and copy"] / GIB, 3),
         "GB over fsdp": round(ours["fsdp"] / GB, 2),
         "GB over tensor": round(ours["tensor"] / GB, 2),
         "TFLOP": round(ours["flops"] / 1e12, 1),

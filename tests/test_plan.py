@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import formulas, plan, programs
 from tests.four_devices import said_on
+from wmtp_jax.row_blocks import block_sizes
 
 
 @pytest.mark.parametrize(
@@ -126,4 +127,5 @@ def test_seven_billion_parameters_fit_64_devices(record_property):
         if shares.tensor == 1:
             assert not xla["heads over"]
         else:  # two sums of each row of a block of the heads' rows
-            assert xla["heads over"] == ["tensor"] and xla["in heads"] <= 2 * 4 * 1024
+            block = block_sizes(4096, cfg.model.vocab_size // 8, cfg.model.width)[0]
+            assert xla["heads over"] == ["tensor"] and xla["in heads"] == 2 * 4 * block

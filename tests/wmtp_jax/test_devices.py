@@ -166,8 +166,8 @@ def test_the_plan_of_a_step_is_that_of_its_program(many):
     for name in ("fsdp", "tensor", "flops"):
         assert ours[name] == pytest.approx(xla[name], rel=0.02), name
     assert ours["needed"] < ours["flops"]
-    # XLA packs what lives at once: with gaps, never into less than it takes.
-    assert 0.6 < ours["temporary"] / xla["temporary"] < 1.1
+    # What lives at once; XLA packs it with gaps.
+    assert ours["and copy"] == pytest.approx(xla["temporary"], rel=0.1)  # seen: 1 %
     assert xla["heads over"] == ["tensor"] and xla["in heads"] == 2 * 4 * 16
 
 

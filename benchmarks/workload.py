@@ -16,22 +16,22 @@ from shared.run.freed_memory import use_one_heap
 from shared.run.inputs import read_tokenizer
 
 ALGOS = ("baseline", "rho1-weighted", "rho1-tokenskip", "critic")
-_LLAMA = [
+LLAMA = [
     *("--model", "tiny", "--model.family", "llama", "--model.activation", "silu"),
     *("--model.no-qkv-bias", "--model.no-out-bias", "--model.no-mlp-bias"),
     *("--model.max-positions", "8192"),
 ]
 SHAPES = {
     "tiny": ["--model", "tiny"],
-    "tiny-8192": _LLAMA,
+    "tiny-8192": LLAMA,
     "distilgpt2": ["--model", "distilgpt2-shape"],
     "smollm2-135m": [
-        *(*_LLAMA, "--model.num-layers", "30", "--model.width", "576"),
+        *(*LLAMA, "--model.num-layers", "30", "--model.width", "576"),
         *("--model.num-attention-heads", "9", "--model.num-kv-heads", "3"),
         *("--model.ffn-width", "1536", "--model.vocab-size", "49152"),
     ],
     "llama-1b": [
-        *(*_LLAMA, "--model.num-layers", "16", "--model.width", "2048"),
+        *(*LLAMA, "--model.num-layers", "16", "--model.width", "2048"),
         *("--model.num-attention-heads", "32", "--model.num-kv-heads", "8"),
         *("--model.ffn-width", "8192", "--model.vocab-size", "128256"),
     ],

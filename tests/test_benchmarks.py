@@ -14,7 +14,6 @@ import pytest
 
 from benchmarks import (
     bandwidth,
-    collectives,
     decode,
     decoders,
     floor,
@@ -23,6 +22,7 @@ from benchmarks import (
     long_rows,
     memory,
     peers,
+    programs,
     scaling,
     signals,
     skipping,
@@ -250,7 +250,7 @@ ENTRY %main (p: f32[2]) -> f32[2] {
   %z = f32[3]{0} reduce-scatter(%v), replica_groups={{0,1}}, to_apply=%add
 }
 """  # fmt: skip
-    found = [tuple(x)[:4] for x in collectives.exchanges(text)]
+    found = [tuple(x)[:4] for x in programs.exchanges(text)]
     assert found == [
         ("all-gather", 24, ("outer",), "[1,2]<=[2]"),
         ("all-reduce", 64, ("outer", "inner"), "{{0,1}}"),

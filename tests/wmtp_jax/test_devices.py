@@ -22,7 +22,7 @@ MANY = """
 import json, sys, tempfile
 from pathlib import Path
 import jax, numpy as np
-from benchmarks.collectives import exchanges
+from benchmarks.programs import exchanges
 from shared.huggingface.leaves import Leaf
 from tests import shared_out
 from wmtp_jax import checkpoint, init_params, layout, row_blocks
@@ -83,6 +83,15 @@ found["loaded"] = all(
     np.array_equal(a, b) and len(a.sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True)
 )
+from benchmarks import plan
+plan.MODELS["tiny"] = [
+    *plan.LLAMA_2, "--model.num-layers", "3", "--model.width", "64",
+    "--model.num-attention-heads", "4", "--model.num-kv-heads", "2",
+    "--model.ffn-width", "192", "--model.vocab-size", "512",
+]
+cfg = plan.config("tiny:2x2x2", "float32", 256)
+shares = plan.Shares(2, 2, 2, 4)
+found["plan"] = plan.by_formula(cfg, shares), plan.by_xla(cfg, shares)
 print(json.dumps(found))
 """
 
@@ -146,6 +155,20 @@ def test_no_device_reads_more_than_its_piece(many):
     assert len(shares) > 6 and max(shares["trunk/embed"], shares["heads/unembed"]) < 0.3
     kernels = [share for path, share in shares.items() if path.endswith("kernel")]
     assert set(kernels) == {0.25}
+
+
+def test_the_plan_of_a_step_is_that_of_its_program(many):
+    """benchmarks/plan.py: formulas against what XLA says of the compiled step."""
+    ours, xla = many["plan"]
+    batch = 256 * (4 * 4 + 4 + 1)  # of one row
+    assert 0 <= xla["state"] - ours["state"] < 1.1 * batch
+    assert xla["output"] < 1024  # the state is changed in place
+    for name in ("fsdp", "tensor", "flops"):
+        assert ours[name] == pytest.approx(xla[name], rel=0.02), name
+    assert ours["needed"] < ours["flops"]
+    # What lives at once; XLA packs it with gaps.
+    assert ours["and copy"] == pytest.approx(xla["temporary"], rel=0.1)  # seen: 1 %
+    assert xla["heads over"] == ["tensor"] and xla["in heads"] == 2 * 4 * 16
 
 
 # The whole product, and what else a run may have.

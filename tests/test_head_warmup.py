@@ -5,6 +5,7 @@ The rule is written here once more, by hand and in float64.
 
 from dataclasses import asdict, replace
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from shared.config.fields import OptimizerConfig
 from shared.data.tokenizer import load_tokenizer
+from shared.run.peers import ALONE
 from shared.state.checkpoints import Progressed
 from shared.state.portable_state import write_training
 from tests.cases import shorter
@@ -179,7 +181,8 @@ def to_jax(run, folder):
     cfg = run.state.params.cfg
     torch_checkpoint.write(folder / "out", folder, run.state, PLACE, BYTES)
     mesh = sharding.make_mesh(cfg)
-    jax_export.adopt(folder / "out", folder / "run", cfg, mesh)
+    run_ = SimpleNamespace(path=folder / "run", cfg=cfg, peers=ALONE)
+    jax_export.adopt(folder / "out", run_, mesh)
     other = Jax(cfg)
     _, other.state, _ = jax_checkpoint.read_run(folder / "run", cfg)
     return other

@@ -74,7 +74,7 @@ def oracle(head_type, family):
             if k > 0:
                 head = jax.tree.map(lambda x, k=k: x[k - 1], params["heads"])
                 function = jax_heads.HEAD_FUNCTIONS[head_type].state
-                state_BLD = function(head, seen, cfg)
+                state_BLD = function(head, seen, cfg, None)
                 matrix_VD = read(shared_VD) if own_KVD is None else own_KVD[k - 1]
             log_p_BLV = jax.nn.log_softmax(state_BLD @ matrix_VD.T)
             target_BL1 = targets_BLK[:, :, k, None]

@@ -1,5 +1,6 @@
 """Whatever the files of a checkpoint hold: a ValueError of one line, at once."""
 
+import gc
 import hashlib
 import json
 import shutil
@@ -169,10 +170,18 @@ METADATA = [
 ]
 
 
+@pytest.fixture
+def collected():
+    """What a test leaves is told of in that test, not in one that comes later."""
+    yield
+    gc.collect()
+
+
 # What Orbax has begun when it gives up is told by Python, not by it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 @often(1, 40)
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("name", METADATA)
 def test_metadata_of_an_older_jax_run(tmp_path, name, examples):
     run = Path(shutil.copytree(BEFORE / "trained" / "wmtp_jax", tmp_path / "run"))

@@ -72,6 +72,7 @@ def test_two_thousand_steps_stay_flat(trainer, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own
 def test_eight_trainers_start_at_once_on_a_new_store(tmp_path):
     """Each finds no store, and all of them end up in one."""
     few = "--data.max-length 32 --device cpu --train.max-steps 3 --train.no-export"

@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks import workload
 from benchmarks.states import digest_of
+from shared.state.checkpoints import steps_in
 
 TRAINERS = ("wmtp_jax", "wmtp_torch_mps")
 STEPS, SAVE_EVERY = 12, 3
@@ -203,13 +204,12 @@ def steps_lost(run: Path) -> int:
     """Steps that were logged after the newest checkpoint."""
     file = run / "metrics.jsonl"
     logged = file.read_bytes().count(b"\n") - 1 if file.exists() else 0
-    saved = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
-    return max(0, logged - max(saved, default=0))
+    return max(0, logged - max(steps_in(run / "checkpoints"), default=0))
 
 
 def go_back(run: Path, rng: random.Random) -> None:
     """A run that came to its end is there as it was at an earlier checkpoint."""
-    steps = sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
+    steps = steps_in(run / "checkpoints")
     for late in steps[rng.randint(1, len(steps) - 1) :]:
         shutil.rmtree(run / "checkpoints" / str(late))
     (run / "summary.json").unlink(missing_ok=True)

@@ -5,7 +5,6 @@ another signal, and goes on each time. It trains a reference, asks it, fits a va
 head, evaluates, saves and exports.
 """
 
-import json
 import signal
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from wmtp_torch_mps import checkpoint as torch_checkpoint
 from wmtp_torch_mps import train as torch_train
 from wmtp_torch_mps import training as torch_training
 
-TIMES = {"seconds", "tokens_per_s", "tflops_per_s"}
 TRAINERS = {
     "jax": (jax_train, jax_training, (jax_checkpoint, "write_manifest")),
     "torch": (torch_train, torch_training, (torch_checkpoint, "write_training")),
@@ -64,14 +62,6 @@ def stopped_at(moment: str, trainer, argv: list[str], monkeypatch) -> int:
     return code
 
 
-def rows_of(run: Path) -> list[dict]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: x for name, x in row.items() if name not in TIMES}
-        for row in map(json.loads, lines)
-    ]
-
-
 @pytest.mark.parametrize("backend", TRAINERS)
 def test_a_run_stopped_at_every_moment_is_the_run_never_stopped(
     backend, whole_run, tmp_path, monkeypatch, capsys
@@ -97,7 +87,7 @@ def test_a_run_stopped_at_every_moment_is_the_run_never_stopped(
     # Nothing before the first evaluation; then every stop has saved what there was.
     assert saved == [-1, -1, -1, 0, 3, 6, 8, STEPS]
     assert trainer[0].main(argv) == 0
-    assert rows_of(run) == rows_of(whole)
+    assert resuming.rows_of(run) == resuming.rows_of(whole)
     assert not (run / "reference").exists()
     assert_same_model(run, whole)
     if backend == "jax":

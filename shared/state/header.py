@@ -4,7 +4,6 @@ Beside what it says of the training it holds the digest of every file of its fol
 of its own content.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from shared.config.fields import Config, OptimizerConfig
 from shared.config.layers import build, checked, flatten, leaves, printable
 from shared.files import write_text
 from shared.huggingface.json_keys import MAX_COUNT, Keys, read_keys
+from shared.state.digests import content_digest
 
 HEADER = "training_state.json"
 FORMAT = 1  # counted up when an older reader would misread the files
@@ -144,7 +144,7 @@ def write_header(folder: Path, state: Header, digests: dict[str, str]) -> None:
         "config": flatten(replace(state.config, weighting=rule)),
         "sha256": digests,
     }
-    content["digest"] = _digest(content)
+    content["digest"] = content_digest(content)
     text = json.dumps(content, indent=2, allow_nan=False)
     write_text(folder / HEADER, text + "\n")
     read_header(folder)
@@ -162,7 +162,7 @@ def read_header(folder: Path) -> tuple[Header, dict[str, str]]:
     keys = read_keys(path)
     found = keys.found
     keys.take("format", *KEYS["format"])  # before all that another one may do otherwise
-    if found.pop("digest", None) != _digest(found):
+    if found.pop("digest", None) != content_digest(found):
         raise ValueError(
             f"{path} must be as it was written, got content of another digest (is it "
             "damaged?)"
@@ -205,11 +205,6 @@ def _read_config(found: dict[str, Any], path: Path) -> Config:
         return build(layer)
     except ValueError as error:
         raise ValueError(f"{error}{place}") from None
-
-
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def listed(names: Iterable[str]) -> str:

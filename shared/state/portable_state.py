@@ -33,6 +33,7 @@ from shared.huggingface.safetensors import (
 from shared.huggingface.token_map import read_token_map
 from shared.huggingface.tree import Params, from_tensors, to_tensors
 from shared.signals.kept import copy_signals
+from shared.state.digests import check_digest
 from shared.state.header import (
     HEADER,
     NAME,
@@ -137,7 +138,11 @@ def check_state(folder: Path) -> Header:
     """
     header, digests = read_header(folder)
     for name, digest in digests.items():
-        _check_file_digest(folder, name, digest)
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} must hold {name} as its {HEADER} says, got none"
+            )
+        check_digest(folder / name, folder, digest, HEADER)
     for name in _files(folder):
         is_read = name.endswith(".safetensors") or name.startswith("signals/")
         if (is_read or name == "config.json") and name not in digests:
@@ -170,25 +175,6 @@ def _files(folder: Path) -> list[str]:
     names = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
     left = (HEADER, CARD)  # a card is there to be edited
     return sorted(name for name in names if NAME.fullmatch(name) and name not in left)
-
-
-def _check_file_digest(folder: Path, name: str, digest: str) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise ValueError(f"{folder} must hold {name} as its {HEADER} says, got none")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"{path} must lie in its folder, got a link to {path.resolve()}"
-        )
-    try:
-        found = file_digest(path)
-    except OSError as error:
-        raise ValueError(f"{path} must be readable, got {error.strerror}") from None
-    if found != digest:
-        raise ValueError(
-            f"{path} must be as it was written, got content of another digest than "
-            f"{HEADER} names (is it damaged?)"
-        )
 
 
 def _check_config(folder: Path, cfg: Config) -> None:

@@ -30,7 +30,12 @@ def options(folder: Path, *more: str) -> list[str]:
     return [*SMALL, *place, *more]
 
 
-def assert_same_rows(run: Path, other: Path, tolerance: float = 1e-4) -> None:
+# Twelve updates of Adam enlarge what sums in another order differ by, and the more
+# parts are added up the more: one update agrees within 1e-5 (test_devices.py).
+OF_TWO, OF_FOUR = 1e-4, 1e-3
+
+
+def assert_same_rows(run: Path, other: Path, tolerance: float = OF_TWO) -> None:
     """Equal metrics at every step, but for the order in which sums were made."""
     ours, theirs = rows_of(run), rows_of(other)
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
@@ -69,7 +74,7 @@ def test_two_processes_are_one_and_stop_together(whole, tmp_path):
     assert json.loads((run / "inputs.json").read_text())
     assert resume(run) == 0
     assert_same_rows(run, whole)
-    assert distance(run, whole) < 1e-4
+    assert distance(run, whole) < OF_TWO
 
 
 def test_with_one_process_arrays_are_as_they_were():
@@ -109,8 +114,8 @@ def test_four_processes_are_one(algo, whole_run, tmp_path):
     )  # fmt: skip
     assert [x.code for x in ended] == [0] * 4, ended[-1].err
     wanted, run = whole_run(train, algo), tmp_path / "run"
-    assert_same_rows(run, wanted, 1e-3)
-    assert distance(run, wanted) < 1e-3
+    assert_same_rows(run, wanted, OF_FOUR)
+    assert distance(run, wanted) < OF_FOUR
     ours, theirs = (
         json.loads((x / "summary.json").read_text())["documents"] for x in (run, wanted)
     )
@@ -131,7 +136,7 @@ def test_pieces_over_processes_are_read_by_fewer(whole, tmp_path):
     assert [x.code for x in ended] == [143] * 2, ended[0].err
     assert saved_steps(run)[-1] == 9
     assert resume(run, "--machine.fsdp", "1") == 0
-    assert_same_rows(run, whole, 1e-3)
+    assert_same_rows(run, whole, OF_FOUR)
 
 
 @pytest.mark.slow
@@ -162,7 +167,7 @@ def test_the_others_end_and_say_which(what, who, count, whole, tmp_path, capsys)
         assert "Thread" in leftover.read_text()
     assert saved_steps(run)[-1] == 6
     assert resume(run) == 0
-    assert_same_rows(run, whole, 1e-3)
+    assert_same_rows(run, whole, OF_FOUR)
 
 
 @pytest.mark.slow
